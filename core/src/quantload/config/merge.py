@@ -1,0 +1,59 @@
+"""Merging the config a checkpoint carries with what a caller asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantload.config.base import QuantizationConfig, default_values
+from quantload.errors import ConfigError
+
+
+def merge(
+    stored: QuantizationConfig,
+    passed: QuantizationConfig,
+    explicit: frozenset[str] = frozenset(),
+) -> QuantizationConfig:
+    """`stored`, with what `passed` may override.
+
+    The stored config describes the bytes, so it wins. Loading fields of `passed`
+    override it where they are given (`explicit`) or differ from the class default.
+    Inert fields never conflict, nor does a passed value that equals the default.
+
+    Args:
+        stored: from the checkpoint.
+        passed: from the caller.
+        explicit: keys the caller wrote out, known where `passed` was a dict.
+
+    Raises:
+        ConfigError: another method, or an explicit, non-default contradiction of a
+            field that describes the bytes; both values are named.
+    """
+    if stored.quant_method != passed.quant_method:
+        raise ConfigError(
+            f"the checkpoint is quantized with {stored.quant_method!r} and cannot be loaded as "
+            f"{passed.quant_method!r}; leave quantization_config out, or load a float checkpoint",
+            field="quant_method",
+            value=passed.quant_method,
+            allowed=repr(stored.quant_method),
+        )
+    have, want = stored.to_dict(), passed.to_dict()
+    defaults = default_values(type(passed))
+    loading, inert = stored.loading_fields() | passed.loading_fields(), passed.inert_fields()
+    changes: dict[str, Any] = {}
+    for name, default in defaults.items():
+        if name == "extra" or name in inert:
+            continue
+        differs = want[name] != default
+        if name in loading:
+            if differs or name in explicit:
+                changes[name] = want[name]
+        elif differs and want[name] != have.get(name):
+            raise ConfigError(
+                f"{name}: the checkpoint says {have.get(name)!r}, the quantization_config that was "
+                f"passed says {want[name]!r}; the bytes are as the checkpoint says, so leave "
+                f"{name} out",
+                field=name,
+                value=want[name],
+                allowed=repr(have.get(name)),
+            )
+    return stored.replace(**changes) if changes else stored

@@ -1,0 +1,16 @@
+"""Modules that host a packed weight in the place of a float one."""
+
+from __future__ import annotations
+
+from quantload.modules.embedding import QuantizedEmbedding
+from quantload.modules.hosts import dequantize_hosts, host_for, hosts_of, set_module
+from quantload.modules.linear import QuantizedLinear
+
+__all__ = [
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "dequantize_hosts",
+    "host_for",
+    "hosts_of",
+    "set_module",
+]

@@ -1,0 +1,73 @@
+"""Putting hosts into a model, finding them, and taking them out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from quantload.errors import UnsupportedOperationError
+from quantload.modules.embedding import QuantizedEmbedding
+from quantload.modules.linear import QuantizedLinear
+from quantload.quantizers.spec import ModuleSpec
+from quantload.weights.packed import PackedWeight
+
+Host = QuantizedLinear | QuantizedEmbedding
+
+
+def host_for(spec: ModuleSpec, weight: PackedWeight, module: nn.Module) -> Host:
+    """A host for `weight` that takes the place of `module`, whose bias it takes over.
+
+    Raises:
+        UnsupportedOperationError: there is no host for such a module yet.
+    """
+    if spec.kind in ("linear", "conv1d"):
+        bias = getattr(module, "bias", None)
+        return QuantizedLinear(weight, bias, _emptied(module))
+    if spec.kind == "embedding":
+        return QuantizedEmbedding(weight, _emptied(module))
+    raise UnsupportedOperationError(
+        f"{spec.name}: a quantized module of kind {spec.kind!r} cannot be hosted yet"
+    )
+
+
+def _emptied(module: nn.Module) -> nn.Module:
+    module._parameters["weight"] = None
+    if "bias" in module._parameters:
+        module._parameters["bias"] = None
+    return module
+
+
+def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` where `name` says."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def hosts_of(model: nn.Module) -> Iterator[tuple[str, Host]]:
+    """Name and module of every host, each once."""
+    for name, module in model.named_modules():
+        if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
+            yield name, module
+
+
+def dequantize_hosts(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """Replace every host by the float module it stands for; weights shared stay shared.
+
+    Args:
+        model: changed in place and returned (or, where the model itself is a host,
+            the float module in its place).
+        dtype: of the float weights; their compute dtypes where None.
+    """
+    if isinstance(model, (QuantizedLinear, QuantizedEmbedding)):
+        return model.dequantized(dtype)
+    shared: dict[int, nn.Parameter] = {}
+    for name, host in list(hosts_of(model)):
+        key = id(host.weight)
+        module = host.dequantized(dtype)
+        if key in shared and shared[key].shape == module.weight.shape:
+            module.weight = shared[key]
+        shared.setdefault(key, module.weight)  # type: ignore[arg-type]  # always a Parameter
+        set_module(model, name, module)
+    return model

@@ -1,0 +1,136 @@
+"""The one stable import surface for authors of plugins.
+
+`API` is the version of this surface. Additions keep it; a removal takes two
+minor releases of `DeprecationWarning` first and then raises it. Importing this
+module imports no torch; the names that need torch are fetched when asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quantload._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from quantload.config.base import QuantizationConfig, QuantizationConfigMixin
+    from quantload.config.dtypes import DtypeField
+    from quantload.config.fields import option
+    from quantload.kernels.contract import Kernel, KernelSpec
+    from quantload.modules import QuantizedEmbedding, QuantizedLinear
+    from quantload.quantizers.base import HfQuantizer
+    from quantload.quantizers.spec import ModuleSpec, TensorHeader
+    from quantload.quantizers.weight import WeightQuantizer
+    from quantload.weights.packed import PackedWeight
+
+from quantload.errors import CheckpointError, ConfigError, QuantloadError, UnsupportedOperationError
+from quantload.verdict import Verdict
+
+API = 1
+"""Version of this surface; a plugin states the one it was written for as `api`."""
+
+
+@dataclass(frozen=True)
+class QuantizerPlugin:
+    """What an entry point of the group `quantload.quantizers` points at.
+
+    It is data only, so that listing plugins imports neither torch nor the
+    plugin's own code: classes are named as `"module:attribute"`.
+
+    Attributes:
+        api: the `quantload.plugin.API` the plugin was written for.
+        config: the `QuantizationConfig` class, as `"module:attribute"`. Code that
+            registers a class it has in hand may give the class itself.
+        quantizer: the `HfQuantizer` class, likewise.
+        requires: PEP 508 requirements that must be met before it can run.
+        devices: torch device types it runs on ("cpu", "cuda", "mps", "xpu").
+        summary: one line for listings.
+    """
+
+    api: int
+    config: str | type[QuantizationConfig]
+    quantizer: str | type[HfQuantizer]
+    requires: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu",)
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class KernelPack:
+    """What an entry point of the group `quantload.kernels` points at.
+
+    Attributes:
+        api: the `quantload.plugin.API` the pack was written for.
+        kernels: `Kernel` classes as `"module:attribute"`; imported when a weight
+            looks for a kernel on one of `devices`.
+        requires: PEP 508 requirements; unmet ones are a reason, never an error.
+        devices: torch device types the pack has kernels for.
+        summary: one line for listings.
+    """
+
+    api: int
+    kernels: tuple[str, ...]
+    requires: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu",)
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class FormatPlugin:
+    """What an entry point of the group `quantload.formats` points at.
+
+    Attributes:
+        api: the `quantload.plugin.API` the reader was written for.
+        reader: the `Checkpoint` subclass, as `"module:attribute"`; its classmethod
+            `open(path, mmap=True)` opens a file of this suffix.
+        requires: PEP 508 requirements that must be met before it can run.
+        summary: one line for listings.
+    """
+
+    api: int
+    reader: str
+    requires: tuple[str, ...] = ()
+    summary: str = ""
+
+
+_LAZY = {
+    "DtypeField": "quantload.config.dtypes",
+    "HfQuantizer": "quantload.quantizers.base",
+    "Kernel": "quantload.kernels.contract",
+    "KernelSpec": "quantload.kernels.contract",
+    "ModuleSpec": "quantload.quantizers.spec",
+    "PackedWeight": "quantload.weights.packed",
+    "QuantizationConfig": "quantload.config.base",
+    "QuantizationConfigMixin": "quantload.config.base",
+    "QuantizedEmbedding": "quantload.modules",
+    "QuantizedLinear": "quantload.modules",
+    "TensorHeader": "quantload.quantizers.spec",
+    "WeightQuantizer": "quantload.quantizers.weight",
+    "option": "quantload.config.fields",
+}
+__getattr__, __dir__ = lazy_exports(__name__, _LAZY, globals())
+
+__all__ = [
+    "API",
+    "CheckpointError",
+    "ConfigError",
+    "DtypeField",
+    "FormatPlugin",
+    "HfQuantizer",
+    "Kernel",
+    "KernelPack",
+    "KernelSpec",
+    "ModuleSpec",
+    "PackedWeight",
+    "QuantizationConfig",
+    "QuantizationConfigMixin",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "QuantizerPlugin",
+    "QuantloadError",
+    "TensorHeader",
+    "UnsupportedOperationError",
+    "Verdict",
+    "WeightQuantizer",
+    "option",
+]
