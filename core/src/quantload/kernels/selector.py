@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from quantload import env
@@ -46,6 +47,18 @@ class Selection:
 
 def candidates(device_type: str) -> tuple[list[Kernel], list[tuple[str, Verdict]]]:
     """Kernels of the installed packs for a device type, and the packs that cannot serve."""
+    kernels, refused = _candidates(
+        device_type, registry.generation, env.ALLOW.get(), env.DISABLE.get()
+    )
+    return list(kernels), list(refused)
+
+
+@lru_cache(maxsize=16)
+def _candidates(
+    device_type: str,
+    *state: object,  # noqa: ARG001  the key of the cache
+) -> tuple[list[Kernel], list[tuple[str, Verdict]]]:
+    """`candidates`, once for each `state` of the registry: a model asks for every layer."""
     kernels: list[Kernel] = []
     refused: list[tuple[str, Verdict]] = []
     for record in registry.records(KERNELS):

@@ -66,6 +66,8 @@ class Registry:
         self._scanned: tuple[EntryRecord, ...] | None = None
         self._local: list[EntryRecord] = []
         self._loaded: dict[EntryRecord, Any] = {}
+        self.generation = 0
+        """Grows whenever what is known changes; what others derive from it is then stale."""
 
     def refresh(self) -> None:
         """Forget the scan, so that a plugin installed meanwhile is seen."""
@@ -75,6 +77,7 @@ class Registry:
         with self._lock:
             self._scanned = None
             self._loaded.clear()
+            self.generation += 1
 
     def records(self, group: str) -> tuple[EntryRecord, ...]:
         """Every record of a group, in a fixed order; nothing is imported."""
@@ -88,12 +91,14 @@ class Registry:
         """Add a record made in code; see `quantload.register`."""
         with self._lock:
             self._local.append(record)
+            self.generation += 1
 
     def remove(self, record: EntryRecord) -> None:
         """Take back what `add` added."""
         with self._lock:
             self._local = [r for r in self._local if r is not record]
             self._loaded = {k: v for k, v in self._loaded.items() if k is not record}
+            self.generation += 1
 
     def candidates(self, group: str, name: str) -> tuple[EntryRecord, ...]:
         """The records that provide a name and may be loaded."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -127,8 +126,8 @@ class PackedWeight(nn.Module):
         """This weight in canonical storage: itself, or a copy where a kernel rearranged it."""
         if self._kernel is None or not self._arranged:
             return self
-        twin = copy.copy(self)
-        twin.__dict__ = dict(self.__dict__)
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
         twin._parameters = dict(self._parameters)
         twin._kernel, twin._arranged = None, False
         twin._replace_storage(self._kernel.restore(self))
