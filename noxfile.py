@@ -1,0 +1,167 @@
+"""Every task of the workspace: `nox --list` shows them, CONTRIBUTING.md explains them.
+
+Each session makes its environment with venv and pip, all versions held by
+`constraints.txt`. Plugins are whatever stands in `plugins/*/pyproject.toml`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+CONSTRAINTS = ROOT / "constraints.txt"
+PLUGINS = sorted(file.parent.name for file in ROOT.glob("plugins/*/pyproject.toml"))
+MEMBERS = {"core": ROOT / "core", **{name: ROOT / "plugins" / name for name in PLUGINS}}
+
+TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
+QUICK = "not slow and not wheels"
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+TYPED = ("core/src", "plugins/*/src", "noxfile.py", "scripts", "examples", "benchmarks")
+CPU_TORCH = "download.pytorch.org"
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests", "lint", "types"]
+
+
+def torch_index() -> list[str]:
+    """Where pip finds CPU builds of torch: the common index serves CUDA builds on Linux.
+
+    `TORCH_INDEX_URL` replaces it ("" for none). Where its host is unknown, as
+    behind a mirror, the mirror is what there is.
+    """
+    url = os.environ.get("TORCH_INDEX_URL")
+    if url is None:
+        try:
+            socket.getaddrinfo(CPU_TORCH, 443)
+        except OSError:
+            return []
+        url = f"https://{CPU_TORCH}/whl/cpu"
+    return ["--extra-index-url", url] if url else []
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """`pip install` under the constraints, once per state of what is asked for."""
+    asked = [*requirements, CONSTRAINTS.read_text(encoding="utf-8")]
+    asked += [(path / "pyproject.toml").read_text(encoding="utf-8") for path in MEMBERS.values()]
+    digest = hashlib.sha256("\0".join(asked).encode()).hexdigest()
+    stamp = Path(session.virtualenv.location) / "installed.sha256"
+    if stamp.is_file() and stamp.read_text() == digest:
+        session.log("the environment is up to date")
+        return
+    session.install("-c", str(CONSTRAINTS), *torch_index(), *requirements)
+    stamp.write_text(digest)
+
+
+def workspace(*extras: str) -> list[str]:
+    """Arguments that install the core with `extras`, and every plugin, editable."""
+    core = f"{MEMBERS['core']}[{','.join(extras)}]"
+    paths = [core, *(str(MEMBERS[name]) for name in PLUGINS)]
+    return [part for path in paths for part in ("-e", path)]
+
+
+def install_for_tests(session: nox.Session) -> None:
+    """Everything that any test uses."""
+    helpers = ("hatchling", "matplotlib", "peft", "PyYAML")
+    install(session, *workspace("transformers"), *TEST_TOOLS, *helpers)
+
+
+def build_wheels(session: nox.Session) -> Path:
+    """The wheel of every member, in a folder that `--find-links` can read."""
+    folder = Path(session.cache_dir) / f"wheels-{session.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    paths = [str(path) for path in MEMBERS.values()]
+    constrained = ("-c", str(CONSTRAINTS))
+    session.run(
+        *("python", "-m", "pip", "wheel", "--no-deps", *constrained, "-w", str(folder), *paths),
+        silent=True,
+    )
+    return folder
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Load a small real model with every installed method: a table, text, a plot in out/."""
+    install(session, *workspace("transformers"), "matplotlib")
+    session.run("python", "examples/demo.py", *session.posargs, env=OFFLINE)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests, but for those marked slow or wheels; arguments behind `--` go to pytest."""
+    install_for_tests(session)
+    session.run("pytest", "-m", QUICK, *session.posargs, env=OFFLINE)
+
+
+@nox.session
+def tests_slow(session: nox.Session) -> None:
+    """The tests marked slow or wheels."""
+    install_for_tests(session)
+    session.run("pytest", "-m", "slow or wheels", *session.posargs, env=OFFLINE)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: its rules and its formatting."""
+    install(session, "ruff")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check", *session.posargs)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, over everything but the tests."""
+    tools = ("matplotlib", "mypy", "nox", "types-PyYAML", "types-tqdm")
+    install(session, *workspace("transformers"), *tools)
+    found = sorted(path for pattern in TYPED for path in ROOT.glob(pattern))
+    sources = [str(path / "src") for path in MEMBERS.values()]
+    env = {"MYPYPATH": os.pathsep.join(sources)}
+    session.run("mypy", *(session.posargs or map(str, found)), env=env)
+
+
+@nox.session(reuse_venv=False)
+@nox.parametrize("member", list(MEMBERS), ids=list(MEMBERS))
+def isolation(session: nox.Session, member: str) -> None:
+    """One member's wheel alone with what it asks for: its own tests pass there."""
+    found = ("-c", str(CONSTRAINTS), *torch_index(), "--find-links", str(build_wheels(session)))
+    name = "quantload" if member == "core" else f"quantload-{member}"
+    session.install(*found, name, *TEST_TOOLS)
+    folder = "tests/core" if member == "core" else f"tests/plugins/{member}"
+    session.run("pytest", folder, "-m", QUICK, *session.posargs, env=OFFLINE)
+    if member == "core":
+        session.install(*found, "quantload[all]")
+        session.run("quantload", "list")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, into site/; a warning is an error."""
+    install(session, *workspace(), "mkdocs", "mkdocs-material", "mkdocstrings[python]")
+    session.run("mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks named behind `--`, all of them without; see benchmarks/README.md."""
+    install(session, *workspace("transformers"), "matplotlib", "psutil")
+    asked = session.posargs or [p.stem for p in sorted(ROOT.glob("benchmarks/[!_]*.py"))]
+    for name in asked:
+        session.run("python", f"benchmarks/{name}.py", env=OFFLINE)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Every sdist and wheel, into dist/, with their metadata checked."""
+    install(session, "build", "twine")
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    for path in MEMBERS.values():
+        session.run("python", "-m", "build", "--outdir", "dist", str(path), silent=True)
+    built = sorted(map(str, ROOT.glob("dist/*")))
+    session.run("twine", "check", "--strict", *built)
