@@ -7,8 +7,9 @@ module imports no torch; the names that need torch are fetched when asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from quantload._lazy import lazy_exports
 
@@ -45,6 +46,9 @@ class QuantizerPlugin:
         requires: PEP 508 requirements that must be met before it can run.
         devices: torch device types it runs on ("cpu", "cuda", "mps", "xpu").
         summary: one line for listings.
+        demo: configs that quantize a float model on load and show the method well,
+            by a short label ("NF4" -> `{"load_in_4bit": True}`); empty where it only
+            reads checkpoints. The demo of the workspace runs them.
     """
 
     api: int
@@ -53,6 +57,7 @@ class QuantizerPlugin:
     requires: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu",)
     summary: str = ""
+    demo: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
