@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quantload.config.base import QuantizationConfig, plain
+from quantload.config.base import QuantizationConfig
 from quantload.config.merge import merge
-from quantload.config.stored import stored_config
+from quantload.config.plain import plain
+from quantload.config.stored import config_in, stored_config
 from quantload.errors import CheckpointError, ConfigError, UnknownMethodError
 from quantload.registry import Resolved, registry
 from quantload.registry.known import known_distribution
+from quantload.registry.policy import permitted
 from quantload.registry.records import CONFIG_KEYS
 from quantload.verdict import Verdict
+
+FETCHING = frozenset({"revision", "subfolder", "token", "cache_dir", "local_files_only"})
+"""What `from_pretrained` hands on to the hub."""
 
 
 def as_dict(config: object) -> dict[str, Any]:
@@ -27,13 +32,18 @@ def as_dict(config: object) -> dict[str, Any]:
     Raises:
         ConfigError: it is none of these.
     """
-    if isinstance(config, Mapping):
-        return dict(plain(config))
+    found = config
     to_dict = getattr(config, "to_dict", None)
-    if callable(to_dict) and not isinstance(config, type):
-        found = to_dict()
-        if isinstance(found, Mapping):
-            return dict(plain(found))
+    if not isinstance(config, (Mapping, type)) and callable(to_dict):
+        try:
+            found = to_dict()
+        except Exception as error:
+            raise ConfigError(
+                f"{type(config).__name__}.to_dict() failed: {type(error).__name__}: {error}",
+                value=config,
+            ) from error
+    if isinstance(found, Mapping):
+        return dict(plain(found))
     raise ConfigError(
         f"expected a quantization config (a dict, a config object, or anything with to_dict()), "
         f"found {config!r}",
@@ -51,14 +61,7 @@ def method_of(raw: Mapping[str, Any]) -> str:
     if method is None:
         method = registry.method_for_keys(raw)
     if method is None:
-        keys = ", ".join(sorted(raw)) or "no keys at all"
-        owners = {known_distribution(CONFIG_KEYS, k) for k in raw if raw[k] not in (None, False)}
-        install = " ".join(sorted(o for o in owners if o))
-        hint = f"; install what owns them: pip install {install}" if install else ""
-        raise UnknownMethodError(
-            f"the quantization config has no quant_method and no installed plugin owns its keys "
-            f"({keys}){hint}"
-        )
+        raise UnknownMethodError(_no_method(raw))
     if not isinstance(method, str):
         raise ConfigError(
             f"quant_method: found {method!r}, expected a string", field="quant_method", value=method
@@ -66,17 +69,49 @@ def method_of(raw: Mapping[str, Any]) -> str:
     return method
 
 
+def _no_method(raw: Mapping[str, Any]) -> str:
+    if isinstance(raw.get("quantization_config"), Mapping):
+        return (
+            "this is the config of a whole model; pass its 'quantization_config', "
+            "or the folder to from_pretrained()"
+        )
+    written = {key for key, value in raw.items() if value not in (None, False)}
+    forbidden = {
+        verdict.reason
+        for record in registry.records(CONFIG_KEYS)
+        if record.name in written and not (verdict := permitted(record))
+    }
+    owners = {known_distribution(CONFIG_KEYS, key) for key in written} - {None}
+    hint = "; add quant_method"
+    if forbidden:
+        hint = f"; their owner may not be loaded: {', '.join(sorted(forbidden))}"
+    elif owners:
+        hint = f"; install what owns them: pip install {' '.join(sorted(filter(None, owners)))}"
+    keys = ", ".join(sorted(raw)) or "no keys at all"
+    return (
+        f"the quantization config has no quant_method and no installed plugin owns its keys "
+        f"({keys}){hint}"
+    )
+
+
 def resolve_config(
     config: object, provider: str | None = None
 ) -> tuple[Resolved, QuantizationConfig, frozenset[str]]:
-    """The plugin for a config, the typed config, and the keys written out in it."""
+    """The plugin for a config, the typed config, and the fields written out in it.
+
+    A foreign object dumps every field it has, so none of them counts as written out.
+    """
     if isinstance(config, QuantizationConfig):
-        return registry.resolve(config.quant_method, provider), config, frozenset()
+        found = registry.resolve(config.quant_method, provider)
+        expected = found.config_class
+        if isinstance(config, expected):
+            return found, config, config.given()
+        # made by hand, or by another provider of the method
+        return found, expected.from_dict(config.to_dict()), config.given()
     raw = as_dict(config)
     found = registry.resolve(method_of(raw), provider)
-    explicit = frozenset(raw) if isinstance(config, Mapping) else frozenset()
     typed = found.config_class.from_dict(raw)
-    return found, typed, explicit
+    return found, typed, typed.given() if isinstance(config, Mapping) else frozenset()
 
 
 class AutoQuantizationConfig:
@@ -112,27 +147,44 @@ class AutoQuantizationConfig:
                 `token`, `cache_dir`, `local_files_only`).
 
         Raises:
-            CheckpointError: there is no quantization config.
+            CheckpointError: there is no quantization config, or it cannot be read.
+            UnknownMethodError, PluginError: the method cannot be resolved.
+            ConfigError: the config is wrong.
         """
         provider = kwargs.pop("provider", None)
-        folder = _folder(pretrained_model_name_or_path, kwargs)
-        raw = stored_config(folder)
+        unknown = ", ".join(sorted(set(kwargs) - FETCHING))
+        if unknown:
+            raise TypeError(f"from_pretrained() got unexpected keyword arguments: {unknown}")
+        raw = _stored(pretrained_model_name_or_path, kwargs)
         if raw is None:
             raise CheckpointError(
-                f"{folder}: no quantization config found (config.json has no "
-                f"quantization_config); the checkpoint is not quantized"
+                f"{pretrained_model_name_or_path}: no quantization config found (config.json has "
+                f"no quantization_config); the checkpoint is not quantized"
             )
         return cls.from_dict(raw, provider=provider)
 
     @classmethod
     def merge_quantization_configs(
-        cls, quantization_config: object, quantization_config_from_args: object | None
+        cls,
+        quantization_config: object,
+        quantization_config_from_args: object | None,
+        *,
+        provider: str | None = None,
     ) -> QuantizationConfig:
-        """The stored config with what the caller may override; see `quantload.config.merge`."""
-        stored = cls.from_dict(quantization_config)
+        """The stored config with what the caller may override; see `quantload.config.merge`.
+
+        Args:
+            quantization_config: what the checkpoint carries.
+            quantization_config_from_args: what the caller passed, if anything.
+            provider: the distribution to take where several provide the method.
+
+        Raises:
+            ConfigError: the caller's contradicts what describes the bytes.
+        """
+        stored = cls.from_dict(quantization_config, provider=provider)
         if quantization_config_from_args is None:
             return stored
-        _, passed, explicit = resolve_config(quantization_config_from_args)
+        _, passed, explicit = resolve_config(quantization_config_from_args, provider)
         return merge(stored, passed, explicit)
 
     @staticmethod
@@ -147,11 +199,18 @@ class AutoQuantizationConfig:
         return Verdict.yes()
 
 
-def _folder(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> Path:
-    path = Path(source)
-    subfolder = kwargs.get("subfolder")
-    if path.is_dir():
-        return path / subfolder if subfolder else path
-    from quantload.checkpoint import resolve_source
+def _stored(source: str | os.PathLike[str], fetch: dict[str, Any]) -> dict[str, Any] | None:
+    path = Path(source).expanduser()
+    if path.is_file():
+        from quantload.checkpoint import open_checkpoint
 
-    return Path(resolve_source(str(source), weights=False, **kwargs))
+        with open_checkpoint(path) as opened:  # a format may carry a config of its own
+            return config_in(opened.config(), str(path)) or stored_config(path.parent)
+    if not path.is_dir():
+        from quantload.checkpoint import resolve_source
+
+        return stored_config(resolve_source(str(source), weights=False, **fetch))
+    folder = path / (fetch.get("subfolder") or "")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    return stored_config(folder)

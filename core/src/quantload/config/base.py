@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import enum
 import json
 import logging
 import os
@@ -13,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from quantload.config.dtypes import DtypeField, dtype_name, is_torch_dtype
-from quantload.config.fields import validate
+from quantload.config.dtypes import DtypeField
+from quantload.config.fields import allowed_values, validate
+from quantload.config.hints import type_hints
+from quantload.config.plain import plain, restored
 from quantload.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,20 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_reported: set[tuple[str, str]] = set()
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON would hold it: enums as their values, dtypes as their names."""
-    if isinstance(value, enum.Enum):
-        return value.value
-    if is_torch_dtype(value):
-        return dtype_name(value)
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    return value
+_reported: set[tuple[str, str, str]] = set()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,12 +41,25 @@ class QuantizationConfig:
 
     extra: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember which fields were written out; see `given`."""
+        self = super().__new__(cls)
+        object.__setattr__(self, "_given", frozenset(kwargs))
+        return self
+
     def __post_init__(self) -> None:
-        hints = _type_hints(type(self))
+        cls = type(self)
+        _refuse_undecorated(cls)
+        hints = type_hints(cls)
         for spec in dataclasses.fields(self):
-            if not isinstance(_descriptor(type(self), spec.name), DtypeField):
+            if not isinstance(_descriptor(cls, spec.name), DtypeField):
                 value = getattr(self, spec.name)
-                validate(type(self).__name__, spec.name, value, hints[spec.name], spec.metadata)
+                validate(cls.__name__, spec.name, value, hints[spec.name], spec.metadata)
+        names = {f.name for f in dataclasses.fields(self)} | {"quant_method"}
+        for key in sorted(names & set(self.extra)):
+            raise ConfigError(
+                f"{cls.__name__}.extra: {key!r} is a field of its own", field=key, value=self.extra
+            )
         self.check()
 
     def check(self) -> None:
@@ -71,7 +72,11 @@ class QuantizationConfig:
         This is the one place where a method's old spellings are known.
 
         Args:
-            raw: a copy of the dict as found, without `quant_method`; may be changed.
+            raw: a copy of the dict as found, `quant_method` as it is spelled there
+                included; may be changed.
+
+        Returns:
+            The fields; what is no field of the class is kept in `extra`.
         """
         return raw
 
@@ -84,18 +89,28 @@ class QuantizationConfig:
         Raises:
             ConfigError: a value is of the wrong type, out of range or contradictory.
         """
-        raw = plain({**config_dict, **overrides})
-        raw.pop("quant_method", None)
-        fields = cls.normalize(raw)
-        known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
-        extra = {k: v for k, v in fields.items() if k not in known}
-        for key in sorted(extra):
-            if (cls.__qualname__, key) not in _reported:
-                _reported.add((cls.__qualname__, key))
-                logger.warning(
-                    "%s does not know the key %r; it is kept as it is", cls.__name__, key
+        if not isinstance(config_dict, Mapping):
+            raise ConfigError(
+                f"{cls.__name__}.from_dict: expected a dict, found {config_dict!r}",
+                value=config_dict,
+            )
+        _refuse_undecorated(cls)
+        found = dict(cls.normalize(plain({**config_dict, **overrides})))
+        found.pop("quant_method", None)
+        hints, fields = type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+        del fields["extra"]
+        for name, spec in fields.items():
+            if name not in found and not _has_default(spec):
+                allowed = allowed_values(hints[name], spec.metadata)
+                raise ConfigError(
+                    f"{cls.__name__}.{name} is missing; expected {allowed}",
+                    field=name,
+                    allowed=allowed,
                 )
-        return cls(**{k: v for k, v in fields.items() if k in known}, extra=extra)
+        extra = {k: v for k, v in found.items() if k not in fields}
+        _report_once(cls, extra)
+        known = {k: restored(v, hints[k]) for k, v in found.items() if k in fields}
+        return cls(**known, extra=extra)
 
     @classmethod
     def from_json_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -106,7 +121,7 @@ class QuantizationConfig:
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise ConfigError(f"{path}: not a readable JSON file ({error})") from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path}: expected a JSON object, found {type(data).__name__}")
@@ -116,12 +131,9 @@ class QuantizationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, `quant_method` and the unknown keys, as JSON holds them."""
-        values = {
-            f.name: copy.deepcopy(plain(self.__dict__[f.name]))
-            for f in dataclasses.fields(self)
-            if f.name != "extra"
-        }
-        return {"quant_method": self.quant_method, **values, **copy.deepcopy(plain(self.extra))}
+        values = plain(self.stored_values())
+        extra = values.pop("extra")
+        return copy.deepcopy({"quant_method": self.quant_method, **values, **extra})
 
     def to_diff_dict(self) -> dict[str, Any]:
         """`quant_method` and what differs from the class's defaults."""
@@ -133,9 +145,18 @@ class QuantizationConfig:
         }
 
     def to_json_string(self, use_diff: bool = True) -> str:
-        """As JSON text, sorted; with `use_diff` only what differs from the defaults."""
+        """As JSON text, sorted; with `use_diff` only what differs from the defaults.
+
+        Raises:
+            ConfigError: an unknown key holds something that JSON cannot.
+        """
         data = self.to_diff_dict() if use_diff else self.to_dict()
-        return json.dumps(data, indent=2, sort_keys=True) + "\n"
+        try:
+            return json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{type(self).__name__} cannot be written as JSON: {error}", value=data
+            ) from error
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write every field as JSON."""
@@ -143,8 +164,17 @@ class QuantizationConfig:
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated anew."""
-        values = {f.name: self.__dict__[f.name] for f in dataclasses.fields(self)}
-        return type(self)(**{**values, **changes})
+        copied = type(self)(**{**self.stored_values(), **changes})
+        object.__setattr__(copied, "_given", self.given() | frozenset(changes))
+        return copied
+
+    def stored_values(self) -> dict[str, Any]:
+        """Field -> value as it is kept (a dtype by its name)."""
+        own = self.__dict__
+        return {
+            f.name: own[f.name] if f.name in own else getattr(self, f.name)
+            for f in dataclasses.fields(self)
+        }
 
     # -- what a caller may say while loading --------------------------------------
 
@@ -157,6 +187,11 @@ class QuantizationConfig:
     def inert_fields(cls) -> frozenset[str]:
         """Fields without effect on reading a checkpoint."""
         return _fields_marked(cls, "inert")
+
+    def given(self) -> frozenset[str]:
+        """The fields that were written out when this was made, defaults or not."""
+        written: frozenset[str] = self.__dict__["_given"]
+        return written
 
     def get_loading_attributes(self) -> dict[str, Any]:
         """The values of `loading_fields()`."""
@@ -182,6 +217,30 @@ def default_values(cls: type[QuantizationConfig]) -> dict[str, Any]:
     return defaults
 
 
+def _has_default(spec: dataclasses.Field[Any]) -> bool:
+    factory = spec.default_factory
+    return spec.default is not dataclasses.MISSING or factory is not dataclasses.MISSING
+
+
+def _report_once(cls: type, extra: Mapping[str, Any]) -> None:
+    for key in sorted(extra):
+        told = (cls.__module__, cls.__qualname__, key)
+        if told not in _reported:
+            _reported.add(told)
+            logger.warning("%s does not know the key %r; it is kept as it is", cls.__name__, key)
+
+
+def _refuse_undecorated(cls: type[QuantizationConfig]) -> None:
+    if "__dataclass_fields__" in vars(cls):
+        return
+    own = vars(cls).get("__annotations__", {})
+    if any("ClassVar" not in str(hint) for hint in own.values()):
+        raise ConfigError(
+            f"{cls.__module__}.{cls.__qualname__} declares fields and is no dataclass; put "
+            f"@dataclass(frozen=True, kw_only=True) above it"
+        )
+
+
 def _fields_marked(cls: type[QuantizationConfig], mark: str) -> frozenset[str]:
     marked = set()
     for spec in dataclasses.fields(cls):
@@ -196,12 +255,3 @@ def _fields_marked(cls: type[QuantizationConfig], mark: str) -> frozenset[str]:
 
 def _descriptor(cls: type, name: str) -> object:
     return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
-
-
-_hints: dict[type, dict[str, Any]] = {}
-
-
-def _type_hints(cls: type) -> dict[str, Any]:
-    if cls not in _hints:
-        _hints[cls] = typing.get_type_hints(cls)
-    return _hints[cls]

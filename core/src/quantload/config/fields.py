@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from quantload.errors import ConfigError
@@ -55,7 +56,10 @@ def option(
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether `value` is of the annotated type. A bool is no number, an int is a float."""
+    """Whether `value` is of the annotated type.
+
+    A bool is no number, an int is a float, and what is not finite is none.
+    """
     if hint is Any:
         return True
     origin = typing.get_origin(hint)
@@ -68,7 +72,7 @@ def fits(value: object, hint: Any) -> bool:
         return value is None
     kind = origin or hint
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and _finite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if not isinstance(kind, type):
@@ -78,14 +82,21 @@ def fits(value: object, hint: Any) -> bool:
     return _items_fit(value, kind, args)
 
 
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False  # an int that no float can hold
+
+
 def _items_fit(value: Any, kind: type, args: tuple[Any, ...]) -> bool:
     if not args:
         return True
-    if issubclass(kind, dict):
+    if issubclass(kind, Mapping):
         return all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
     if issubclass(kind, tuple) and args[-1] is not Ellipsis:
         return len(value) == len(args) and all(map(fits, value, args))
-    if issubclass(kind, (list, tuple, set, frozenset)):
+    if issubclass(kind, Collection):
         return all(fits(item, args[0]) for item in value)
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from quantload.config.base import QuantizationConfig, default_values
@@ -22,7 +23,7 @@ def merge(
     Args:
         stored: from the checkpoint.
         passed: from the caller.
-        explicit: keys the caller wrote out, known where `passed` was a dict.
+        explicit: fields that the caller wrote out, defaults or not.
 
     Raises:
         ConfigError: another method, or an explicit, non-default contradiction of a
@@ -36,24 +37,24 @@ def merge(
             value=passed.quant_method,
             allowed=repr(stored.quant_method),
         )
-    have, want = stored.to_dict(), passed.to_dict()
+    have, want, kept = stored.to_dict(), passed.to_dict(), passed.stored_values()
     defaults = default_values(type(passed))
-    loading, inert = stored.loading_fields() | passed.loading_fields(), passed.inert_fields()
+    loading = stored.loading_fields() | passed.loading_fields()
+    inert = stored.inert_fields() | passed.inert_fields() | {"extra"}
+    own = {f.name for f in dataclasses.fields(stored)}
     changes: dict[str, Any] = {}
-    for name, default in defaults.items():
-        if name == "extra" or name in inert:
-            continue
-        differs = want[name] != default
+    for name in (f.name for f in dataclasses.fields(passed) if f.name not in inert):
+        value = want[name]
+        differs = name not in defaults or value != defaults[name]
         if name in loading:
-            if differs or name in explicit:
-                changes[name] = want[name]
-        elif differs and want[name] != have.get(name):
+            if name in own and (differs or name in explicit):
+                changes[name] = kept[name]
+        elif differs and value != have.get(name):
             raise ConfigError(
                 f"{name}: the checkpoint says {have.get(name)!r}, the quantization_config that was "
-                f"passed says {want[name]!r}; the bytes are as the checkpoint says, so leave "
-                f"{name} out",
+                f"passed says {value!r}; the bytes are as the checkpoint says, so leave {name} out",
                 field=name,
-                value=want[name],
+                value=value,
                 allowed=repr(have.get(name)),
             )
     return stored.replace(**changes) if changes else stored

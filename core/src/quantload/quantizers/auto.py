@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from quantload.config.auto import AutoQuantizationConfig, resolve_config
+from quantload.config.auto import FETCHING, AutoQuantizationConfig, resolve_config
 from quantload.errors import PluginLoadError
 from quantload.quantizers.base import HfQuantizer
 
@@ -54,8 +54,7 @@ class AutoHfQuantizer:
             **kwargs: what fetching needs (`revision`, `subfolder`, `token`,
                 `cache_dir`, `local_files_only`); the rest is as for `from_config`.
         """
-        names = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
-        fetch = {name: kwargs.pop(name) for name in names if name in kwargs}
+        fetch = {name: kwargs.pop(name) for name in FETCHING if name in kwargs}
         provider = kwargs.get("provider")
         config = AutoQuantizationConfig.from_pretrained(
             pretrained_model_name_or_path, provider=provider, **fetch

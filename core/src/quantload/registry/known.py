@@ -1,4 +1,4 @@
-"""Distributions known to provide a method, so that an error can say what to install.
+"""Distributions known to provide a name, so that an error can say what to install.
 
 The data is in `known.json`, which `tools/known_methods.py` generates from the
 entry points of the workspace's plugins; the core itself knows no method.
@@ -14,7 +14,7 @@ from importlib.resources import files
 
 @cache
 def known() -> Mapping[str, Mapping[str, str]]:
-    """Entry-point group -> name -> distribution."""
+    """Entry-point group -> name (as `method_key` writes it, for methods) -> distribution."""
     text = files("quantload.registry").joinpath("known.json").read_text(encoding="utf-8")
     table: dict[str, dict[str, str]] = json.loads(text)
     return table

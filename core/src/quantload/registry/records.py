@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 QUANTIZERS = "quantload.quantizers"
@@ -14,17 +14,30 @@ CONFIG_FILES = "quantload.config_files"
 EXPORTS = "quantload.exports"
 GROUPS = (QUANTIZERS, KERNELS, FORMATS, CONFIG_KEYS, CONFIG_FILES, EXPORTS)
 
+WHAT = {
+    QUANTIZERS: "quantization method",
+    KERNELS: "kernel pack",
+    FORMATS: "checkpoint format",
+    CONFIG_KEYS: "config key",
+    CONFIG_FILES: "config file",
+    EXPORTS: "exported name",
+}
+"""What the names of a group are, in words."""
+
 # A `quant_method` is a key such as "gptq", "compressed-tensors" or "intel/auto-round",
 # never a path: no segment may begin with a dot and nothing else may stand in it.
 _METHOD = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*", re.ASCII)
+_LONGEST = 128
 _DISTRIBUTION_RUNS = re.compile(r"[-_.]+")
 
 
-def method_key(name: str) -> str | None:
+def method_key(name: object) -> str | None:
     """The key two spellings of a method share ("Auto-Round" and "auto_round").
 
-    None for a string that cannot name a method.
+    None for what cannot name a method.
     """
+    if not isinstance(name, str) or len(name) > _LONGEST:
+        return None
     lowered = name.lower()
     return lowered.replace("-", "_") if _METHOD.fullmatch(lowered) else None
 
@@ -32,6 +45,12 @@ def method_key(name: str) -> str | None:
 def distribution_key(name: str) -> str:
     """The normalised name of a distribution (PEP 503)."""
     return _DISTRIBUTION_RUNS.sub("-", name).lower()
+
+
+def shown(name: object) -> str:
+    """Something a stranger chose, for a message: quoted, escaped and never long."""
+    text = repr(name)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,7 @@ class EntryRecord:
         version: that distribution's version.
         requires: its `Requires-Dist` lines.
         location: the folder its metadata was found in, for messages.
+        problem: why it cannot be used whatever is imported, or "".
         target: the object itself where it was registered in code.
         override: wins over other providers of the name (registered in code only).
     """
@@ -57,7 +77,8 @@ class EntryRecord:
     version: str = ""
     requires: tuple[str, ...] = ()
     location: str = ""
-    target: Any = None
+    problem: str = ""
+    target: Any = field(default=None, compare=False)
     override: bool = False
 
     @property

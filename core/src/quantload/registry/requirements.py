@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Iterable
 
 from quantload._version import __version__
 from quantload.registry.records import distribution_key
 from quantload.verdict import Verdict
+
+CORE = "quantload"
+_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+def installed_version(name: str) -> str | None:
+    """The version of an installed distribution; None where there is none to be found."""
+    if distribution_key(name) == CORE:
+        return __version__  # this one is running, whatever else is installed
+    try:
+        return importlib.metadata.version(name) or None
+    except (importlib.metadata.PackageNotFoundError, KeyError, TypeError, ValueError):
+        return None  # absent, or its metadata is damaged: pip cannot tell either
 
 
 def check_requirement(text: str) -> Verdict:
@@ -16,23 +30,26 @@ def check_requirement(text: str) -> Verdict:
     A requirement whose marker does not apply here, or that belongs to an extra,
     is met.
     """
+    from packaging.markers import UndefinedEnvironmentName
     from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.version import InvalidVersion
 
     try:
         requirement = Requirement(text)
-    except InvalidRequirement as error:
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    except (InvalidRequirement, UndefinedEnvironmentName) as error:
         return Verdict.no(f"the requirement {text!r} cannot be read: {error}")
-    if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+    if not applies:
         return Verdict.yes()
     wanted = f"{requirement.name}{requirement.specifier}"
-    if distribution_key(requirement.name) == "quantload":
-        version = __version__
-    else:
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            return Verdict.no(f"{requirement.name} is not installed", f"pip install {wanted!r}")
-    if not requirement.specifier.contains(version, prereleases=True):
+    version = installed_version(requirement.name)
+    if version is None:
+        return Verdict.no(f"{requirement.name} is not installed", f"pip install {wanted!r}")
+    try:
+        fits = requirement.specifier.contains(version, prereleases=True)
+    except InvalidVersion:
+        fits = False
+    if not fits:
         return Verdict.no(
             f"{requirement.name} {version} is installed, {requirement.specifier} is needed",
             f"pip install {wanted!r}",
@@ -47,14 +64,9 @@ def check_requirements(requires: Iterable[str]) -> Verdict:
 
 def core_requirement(requires: Iterable[str]) -> Verdict:
     """Whether a distribution's requirements accept this core; others are not looked at."""
-    from packaging.requirements import InvalidRequirement, Requirement
+    return Verdict.all(check_requirement(text) for text in requires if _names_core(text))
 
-    verdicts = []
-    for text in requires:
-        try:
-            name = Requirement(text).name
-        except InvalidRequirement:
-            continue  # is_available() reports it; it says nothing about the core
-        if distribution_key(name) == "quantload":
-            verdicts.append(check_requirement(text))
-    return Verdict.all(verdicts)
+
+def _names_core(text: str) -> bool:
+    match = _NAME.match(text)
+    return match is not None and distribution_key(match[1]) == CORE

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from quantload import env
-from quantload._lazy import load_object
-from quantload.errors import (
-    PluginConflictError,
-    PluginIncompatibleError,
-    PluginLoadError,
-    UnknownMethodError,
-)
-from quantload.plugin import API, QuantizerPlugin
+from quantload.errors import PluginConflictError, PluginLoadError, UnknownMethodError
+from quantload.plugin import QuantizerPlugin
+from quantload.registry.descriptors import load_descriptor, load_target
 from quantload.registry.hints import unknown_method_message
+from quantload.registry.policy import allowed, permitted, provider_from_env
 from quantload.registry.records import (
     CONFIG_KEYS,
     QUANTIZERS,
+    WHAT,
     EntryRecord,
     distribution_key,
     method_key,
+    shown,
 )
-from quantload.registry.requirements import check_requirements, core_requirement
+from quantload.registry.requirements import check_requirements
 from quantload.registry.scan import scan
 from quantload.verdict import Verdict
+
+__all__ = ["Registry", "Resolved", "allowed", "registry"]
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,44 @@ class Resolved:
         Raises:
             PluginLoadError: the import failed; its cause is chained.
         """
-        return _load(self.record, target) if isinstance(target, str) else target
+        return load_target(self.record, target) if isinstance(target, str) else target
 
     @property
     def config_class(self) -> Any:
-        """The plugin's config class."""
-        return self.load(self.plugin.config)
+        """The plugin's config class.
+
+        Raises:
+            PluginLoadError: it cannot be imported or is no usable config class.
+        """
+        from quantload.config.base import QuantizationConfig
+
+        found = self._subclass(self.plugin.config, QuantizationConfig)
+        if method_key(found.quant_method) is None:
+            raise PluginLoadError(
+                f"{self.record.provider}: {found.__qualname__}.quant_method should be the name of "
+                f"a method, found {found.quant_method!r}"
+            )
+        return found
 
     @property
     def quantizer_class(self) -> Any:
-        """The plugin's quantizer class."""
-        return self.load(self.plugin.quantizer)
+        """The plugin's quantizer class.
+
+        Raises:
+            PluginLoadError: it cannot be imported or is no `HfQuantizer`.
+        """
+        from quantload.quantizers.base import HfQuantizer
+
+        return self._subclass(self.plugin.quantizer, HfQuantizer)
+
+    def _subclass(self, target: str | type, base: type) -> Any:
+        found = self.load(target)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise PluginLoadError(
+                f"{self.record.provider}: {target} should be a subclass of {base.__name__}, "
+                f"found {found!r}"
+            )
+        return found
 
     def verdict(self) -> Verdict:
         """Whether the plugin's own requirements are met."""
@@ -64,7 +92,7 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._scanned: tuple[EntryRecord, ...] | None = None
-        self._local: list[EntryRecord] = []
+        self._local: tuple[EntryRecord, ...] = ()
         self._loaded: dict[EntryRecord, Any] = {}
         self.generation = 0
         """Grows whenever what is known changes; what others derive from it is then stale."""
@@ -88,16 +116,27 @@ class Registry:
         return tuple(r for r in everything if r.group == group)
 
     def add(self, record: EntryRecord) -> None:
-        """Add a record made in code; see `quantload.register`."""
+        """Add a record made in code; see `quantload.register`.
+
+        Raises:
+            PluginConflictError: another such record has the name, and this one does
+                not override it.
+        """
         with self._lock:
-            self._local.append(record)
+            for other in self._local:
+                same = method_key(other.name) == method_key(record.name)
+                if same and other.group == record.group and not record.override:
+                    raise PluginConflictError(
+                        f"{record.name!r} is registered in this process already; undo() that "
+                        f"registration first, or pass override=True"
+                    )
+            self._local = (*self._local, record)
             self.generation += 1
 
     def remove(self, record: EntryRecord) -> None:
         """Take back what `add` added."""
         with self._lock:
-            self._local = [r for r in self._local if r is not record]
-            self._loaded = {k: v for k, v in self._loaded.items() if k is not record}
+            self._local = tuple(r for r in self._local if r is not record)
             self.generation += 1
 
     def candidates(self, group: str, name: str) -> tuple[EntryRecord, ...]:
@@ -117,28 +156,47 @@ class Registry:
         found = self.candidates(group, name)
         if not found:
             raise UnknownMethodError(unknown_method_message(group, name, self.records(group)))
-        wanted = provider or _provider_from_env(name)
+        wanted = provider or provider_from_env(name)
         if wanted:
-            chosen = [
-                r for r in found if distribution_key(r.distribution) == distribution_key(wanted)
-            ]
-            if not chosen:
-                have = ", ".join(r.provider for r in found)
-                raise UnknownMethodError(
-                    f"{name!r} was asked for from {wanted!r}, which does not provide it; "
-                    f"it is provided by: {have}"
-                )
-            found = tuple(chosen)
+            found = self._from_provider(group, name, found, wanted, explicit=bool(provider))
         overriding = [r for r in found if r.override]
         if overriding:
             return overriding[-1]
         if len({(distribution_key(r.distribution), r.value) for r in found}) > 1:
             lines = "\n".join(f"  {r.provider} ({r.value}, in {r.location})" for r in found)
             raise PluginConflictError(
-                f"{name!r} is provided by more than one distribution:\n{lines}\n"
-                f"pass provider=..., set {env.PROVIDER.name}={name}=DISTRIBUTION, or uninstall one"
+                f"the {WHAT[group]} {name!r} is provided more than once:\n{lines}\n"
+                f"pass provider=..., set {env.PROVIDER.name}={name}=DISTRIBUTION, uninstall one, "
+                f"or register with override=True what was registered in code"
             )
         return found[0]
+
+    def _from_provider(
+        self,
+        group: str,
+        name: str,
+        found: tuple[EntryRecord, ...],
+        wanted: str,
+        *,
+        explicit: bool,
+    ) -> tuple[EntryRecord, ...]:
+        key = distribution_key(wanted)
+        chosen = tuple(r for r in found if distribution_key(r.distribution) == key)
+        if chosen:
+            return chosen
+        asked = "provider=" if explicit else env.PROVIDER.name
+        for record in self.records(group):
+            named = method_key(record.name) == method_key(name)
+            if named and distribution_key(record.distribution) == key:
+                raise UnknownMethodError(
+                    f"{name!r} was asked for from {shown(wanted)} ({asked}), which may not be "
+                    f"loaded: {permitted(record).reason}"
+                )
+        have = ", ".join(r.provider for r in found)
+        raise UnknownMethodError(
+            f"{name!r} was asked for from {shown(wanted)} ({asked}), which does not provide it; "
+            f"it is provided by: {have}"
+        )
 
     def resolve(self, name: str, provider: str | None = None) -> Resolved:
         """The quantization plugin for a method name; only its descriptor is imported.
@@ -148,43 +206,24 @@ class Registry:
             PluginIncompatibleError: it was built for another core.
             PluginLoadError: its descriptor cannot be imported or is none.
         """
-        if not isinstance(name, str):
-            raise UnknownMethodError(f"quant_method must be a string, found {name!r}")
         record = self.choose(QUANTIZERS, name, provider)
         return Resolved(record, self.descriptor(record, QuantizerPlugin))
 
     def descriptor(self, record: EntryRecord, kind: type) -> Any:
-        """Check and load the descriptor behind a record.
-
-        Raises:
-            PluginIncompatibleError, PluginLoadError: see `resolve`.
-        """
+        """Check and load the descriptor behind a record; see `load_descriptor`."""
+        if record.target is not None:
+            return load_descriptor(record, kind)
         with self._lock:
             if record in self._loaded:
                 return self._loaded[record]
-        accepts = core_requirement(record.requires)
-        if not accepts:
-            raise PluginIncompatibleError(
-                f"{record.provider} (for {record.name!r}) was built for another core: "
-                f"{accepts.reason}; install a version of {record.distribution} that fits, "
-                f"or {accepts.fix}"
-            )
-        value = record.target if record.target is not None else _load(record, record.value)
-        api = getattr(value, "api", None)
-        if isinstance(api, int) and api != API:
-            raise PluginIncompatibleError(
-                f"{record.provider} (for {record.name!r}) is written for plugin API {api}, this "
-                f"core has {API}; install a version of {record.distribution} that fits"
-            )
-        if not isinstance(value, kind):
-            raise PluginLoadError(
-                f"{record.provider}: {record.value} should be a {kind.__name__}, "
-                f"found {type(value).__name__}"
-            )
+            generation = self.generation
+        value = load_descriptor(record, kind)  # an import: never under the lock
         with self._lock:
+            if generation != self.generation:
+                return value  # refreshed meanwhile: not to be kept
             return self._loaded.setdefault(record, value)
 
-    def method_for_keys(self, config: Any) -> str | None:
+    def method_for_keys(self, config: Mapping[str, Any]) -> str | None:
         """The method that owns a config without `quant_method`, told by its keys.
 
         Raises:
@@ -193,7 +232,7 @@ class Registry:
         owners = {
             method_key(r.value): r.value
             for r in self.records(CONFIG_KEYS)
-            if allowed(r) and config.get(r.name) not in (None, False)
+            if not r.problem and config.get(r.name) not in (None, False) and allowed(r)
         }
         if len(owners) > 1:
             raise PluginConflictError(
@@ -201,33 +240,6 @@ class Registry:
                 f"{', '.join(sorted(owners.values()))}; add quant_method"
             )
         return next(iter(owners.values()), None)
-
-
-def allowed(record: EntryRecord) -> bool:
-    """Whether the environment lets this record's distribution be loaded."""
-    name = distribution_key(record.distribution)
-    only = {distribution_key(d) for d in env.ALLOW.items()}
-    return name not in {distribution_key(d) for d in env.DISABLE.items()} and (
-        not only or name in only
-    )
-
-
-def _provider_from_env(name: str) -> str | None:
-    for item in env.PROVIDER.items():
-        method, _, distribution = item.partition("=")
-        if distribution and method_key(method.strip()) == method_key(name):
-            return distribution.strip()
-    return None
-
-
-def _load(record: EntryRecord, target: str) -> Any:
-    try:
-        return load_object(target)
-    except (Exception, SystemExit) as error:
-        raise PluginLoadError(
-            f"{record.provider}: {target} (for {record.name!r}, found in {record.location}) cannot "
-            f"be loaded: {type(error).__name__}: {error}"
-        ) from error
 
 
 registry = Registry()
