@@ -1,0 +1,1 @@
+"""The bridge into `transformers`: the only place that imports it."""

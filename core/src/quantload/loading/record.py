@@ -1,0 +1,53 @@
+"""What a loaded model remembers of where it came from, so that it can be saved again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from quantload.loading.report import LoadReport
+from quantload.quantizers.spec import ModuleSpec
+
+if TYPE_CHECKING:
+    from quantload.quantizers.base import HfQuantizer
+
+_ATTRIBUTE = "_quantload"
+
+
+@dataclass
+class LoadRecord:
+    """Where a model's tensors came from.
+
+    Attributes:
+        folder: of the checkpoint, with its tokenizer and other companions.
+        config: its `config.json` as it was.
+        names: model name -> checkpoint name, of tensors used as they are and of
+            packed modules.
+        specs: packed module -> spec.
+        quantizer: the method; None for a float model.
+        report: how checkpoint and model differed.
+        code: whether the checkpoint's Python files were trusted.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    names: dict[str, str]
+    specs: dict[str, ModuleSpec]
+    quantizer: HfQuantizer | None
+    report: LoadReport
+    code: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def attach(model: nn.Module, record: LoadRecord) -> None:
+    """Let a model remember its record."""
+    setattr(model, _ATTRIBUTE, record)
+
+
+def record_of(model: nn.Module) -> LoadRecord | None:
+    """The record of a model that was loaded here, else None."""
+    found = getattr(model, _ATTRIBUTE, None)
+    return found if isinstance(found, LoadRecord) else None

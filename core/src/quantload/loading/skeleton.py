@@ -1,0 +1,96 @@
+"""The model on the meta device: putting hosts in, and taking everything back on failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantload.errors import UnsupportedOperationError
+from quantload.modules import host_for, set_module
+from quantload.quantizers.spec import ModuleKind, ModuleSpec
+from quantload.quantizers.targets import logical_shape, module_kind
+from quantload.weights.packed import PackedWeight
+
+META = torch.device("meta")
+
+
+class Snapshot:
+    """What every module of a model holds, to be put back where a load fails."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._held: list[tuple[nn.Module, dict[str, dict[str, Any]]]] = [
+            (
+                module,
+                {
+                    kind: dict(module.__dict__[kind])
+                    for kind in ("_parameters", "_buffers", "_modules")
+                },
+            )
+            for module in model.modules()
+        ]
+
+    def restore(self) -> None:
+        """Every module as it was; what was loaded is let go."""
+        from accelerate.hooks import remove_hook_from_submodules
+
+        if any(hasattr(module, "_hf_hook") for module in self._model.modules()):
+            remove_hook_from_submodules(self._model)
+        for module, held in self._held:
+            for kind, content in held.items():
+                module.__dict__[kind].clear()
+                module.__dict__[kind].update(content)
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor that a checkpoint of the model may hold, by each of its names."""
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, PackedWeight):
+            continue
+        start = f"{prefix}." if prefix else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                found[start + name] = parameter
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                found[start + name] = buffer
+    return found
+
+
+def describe(model: nn.Module, spec: ModuleSpec, name: str, dtype: torch.dtype) -> ModuleSpec:
+    """A spec completed by what the module that it is for shows.
+
+    Raises:
+        UnsupportedOperationError: no host exists for such a module.
+    """
+    module = model.get_submodule(name)
+    kind: ModuleKind | None = module_kind(module)
+    if kind is None and isinstance(module, nn.Embedding):
+        kind = "embedding"
+    if kind is None and isinstance(module, nn.Linear):
+        kind = "linear"
+    if kind is None:
+        raise UnsupportedOperationError(
+            f"{name}: the checkpoint holds a packed weight for it, and a "
+            f"{type(module).__name__} cannot host one (linear layers and embeddings can)"
+        )
+    shape = logical_shape(module, kind)
+    return spec.replace(name=name, kind=kind, shape=shape, dtype=dtype)
+
+
+def put_hosts(model: nn.Module, specs: Mapping[str, ModuleSpec], shared: Mapping[str, str]) -> None:
+    """Give modules that share a packed weight their hosts, beside those of its owner.
+
+    Args:
+        model: the skeleton, whose owners are hosted already.
+        specs: module -> spec, of the sharing modules.
+        shared: module -> the module whose packed weight it takes.
+    """
+    for name, owner in shared.items():
+        weight = model.get_submodule(owner).weight
+        host = host_for(specs[name], weight, model.get_submodule(name))  # type: ignore[arg-type]
+        set_module(model, name, host)
