@@ -1,0 +1,22 @@
+"""The descriptors; free of torch."""
+
+from __future__ import annotations
+
+from quantload.plugin import KernelPack, QuantizerPlugin
+
+PLUGIN = QuantizerPlugin(
+    api=1,
+    config="quantload_aqlm.config:AqlmConfig",
+    quantizer="quantload_aqlm.quantizer:AqlmQuantizer",
+    devices=("cpu", "cuda"),
+    summary="AQLM: groups of weights as sums of codebook entries",
+    demo={
+        "AQLM 2x8": {"quant_method": "aqlm", "num_codebooks": 2, "nbits_per_codebook": 8},
+    },
+)
+KERNELS = KernelPack(
+    api=1,
+    kernels=("quantload_aqlm.kernels:LookupKernel",),
+    devices=("cpu",),
+    summary="AQLM on the CPU: products with the codebooks looked up, for few rows",
+)
