@@ -55,7 +55,7 @@ class QuantizationConfig:
             if not isinstance(_descriptor(cls, spec.name), DtypeField):
                 value = getattr(self, spec.name)
                 validate(cls.__name__, spec.name, value, hints[spec.name], spec.metadata)
-        names = {f.name for f in dataclasses.fields(self)} | {"quant_method"}
+        names = {f.name for f in dataclasses.fields(self)} - {"extra"} | {"quant_method"}
         for key in sorted(names & set(self.extra)):
             raise ConfigError(
                 f"{cls.__name__}.extra: {key!r} is a field of its own", field=key, value=self.extra
