@@ -7,22 +7,37 @@ from typing import TYPE_CHECKING
 from quantload._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from quantload_gguf.blocks import dequantize
+    from quantload_gguf.blocks import dequantize, quantize
+    from quantload_gguf.config import GgufConfig
     from quantload_gguf.container import GgufTensor
     from quantload_gguf.ggml import GgmlType, ggml_type
+    from quantload_gguf.quantizer import GgufQuantizer
     from quantload_gguf.reader import GgufFile, open_gguf
+    from quantload_gguf.weight import GgufWeight
 
-__getattr__, __dir__ = lazy_exports(
-    __name__,
-    {
-        "GgmlType": "quantload_gguf.ggml",
-        "GgufFile": "quantload_gguf.reader",
-        "GgufTensor": "quantload_gguf.container",
-        "dequantize": "quantload_gguf.blocks",
-        "ggml_type": "quantload_gguf.ggml",
-        "open_gguf": "quantload_gguf.reader",
-    },
-    globals(),
-)
+_LAZY = {
+    "GgmlType": "quantload_gguf.ggml",
+    "GgufConfig": "quantload_gguf.config",
+    "GgufFile": "quantload_gguf.reader",
+    "GgufQuantizer": "quantload_gguf.quantizer",
+    "GgufTensor": "quantload_gguf.container",
+    "GgufWeight": "quantload_gguf.weight",
+    "dequantize": "quantload_gguf.blocks",
+    "ggml_type": "quantload_gguf.ggml",
+    "open_gguf": "quantload_gguf.reader",
+    "quantize": "quantload_gguf.blocks",
+}
+__getattr__, __dir__ = lazy_exports(__name__, _LAZY, globals())
 
-__all__ = ["GgmlType", "GgufFile", "GgufTensor", "dequantize", "ggml_type", "open_gguf"]
+__all__ = [
+    "GgmlType",
+    "GgufConfig",
+    "GgufFile",
+    "GgufQuantizer",
+    "GgufTensor",
+    "GgufWeight",
+    "dequantize",
+    "ggml_type",
+    "open_gguf",
+    "quantize",
+]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from quantload.checkpoint.tensorinfo import TensorInfo
+    from quantload_gguf.weight import GgufWeight
 
 
 class GgufFile(Checkpoint):
@@ -148,6 +149,27 @@ class GgufFile(Checkpoint):
 
             swap_in_place(found.view(-1).view(torch.uint8), self.info(name).ggml_type)
         return found
+
+    def weight(self, name: str, dtype: torch.dtype | None = None) -> GgufWeight:
+        """A tensor as a packed weight, over the mapped blocks where it can be.
+
+        Args:
+            name: a tensor of two dimensions or (experts) three.
+            dtype: compute dtype; float32 where None.
+
+        Raises:
+            UnsupportedOperationError: its type holds no weights.
+        """
+        import torch
+
+        from quantload_gguf.weight import GgufWeight
+
+        info, data = self.info(name), self.read(name)
+        if not info.ggml_type.packed:
+            data = data.view(torch.uint8)
+        return GgufWeight.from_blocks(
+            data, info.ggml_type, info.shape, dtype=dtype or torch.float32
+        )
 
     def dequantize(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The numbers of a tensor, decoded; float32 unless `dtype` says otherwise.
