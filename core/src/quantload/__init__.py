@@ -107,9 +107,10 @@ def __getattr__(name: str) -> Any:
 
     if name in _LAZY:
         value = getattr(importlib.import_module(_LAZY[name]), name)
-    elif name.startswith("_") or importlib.util.find_spec(f"quantload.{name}") is not None:
-        # `from quantload import submodule` asks here first and imports it on this error
+    elif name.startswith("_"):
         raise AttributeError(f"module 'quantload' has no attribute {name!r}")
+    elif importlib.util.find_spec(f"quantload.{name}") is not None:
+        value = importlib.import_module(f"quantload.{name}")
     else:
         from quantload.registry.exports import exported
 
