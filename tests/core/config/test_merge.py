@@ -161,6 +161,22 @@ def test_a_third_party_class_declares_what_may_be_overridden():
             merge({"quant_method": "own", "codebook": 3}, Own(codebook=2))
 
 
+def test_a_field_that_is_not_written_takes_part():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Terse(QuantizationConfig):
+        quant_method = "terse"
+        block: int = 64
+
+        def to_dict(self):
+            return {k: v for k, v in super().to_dict().items() if k != "block" or v != 64}
+
+    merge = AutoQuantizationConfig.merge_quantization_configs
+    with quantload.register("terse", config=Terse, quantizer=StubQuantizer):
+        assert merge({"quant_method": "terse", "block": 32}, Terse()).block == 32
+        with pytest.raises(ConfigError, match=r"block.*64.*128"):
+            merge({"quant_method": "terse"}, Terse(block=128))
+
+
 def test_what_is_overridden_is_validated_together_with_what_is_stored():
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Own(QuantizationConfig):

@@ -49,10 +49,10 @@ def test_a_table_that_is_out_of_date_is_noticed(tmp_path):
     assert known_methods.known_names(tmp_path) == {
         QUANTIZERS: {"brand_new": "quantload-new", "later": "quantload-later"}
     }
+    (tmp_path / "tools" / "planned.toml").write_text(
+        '[quantload-later]\n"quantload.quantizers" = ["brand-new"]\n'
+    )
     with pytest.raises(SystemExit, match="claimed by quantload-later and quantload-new"):
-        (tmp_path / "tools" / "planned.toml").write_text(
-            '[quantload-later]\n"quantload.quantizers" = ["brand-new"]\n'
-        )
         known_methods.known_names(tmp_path)
 
 

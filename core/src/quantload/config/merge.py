@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from quantload.config.base import QuantizationConfig, default_values
+from quantload.config.plain import plain
 from quantload.errors import ConfigError
 
 
@@ -37,7 +38,8 @@ def merge(
             value=passed.quant_method,
             allowed=repr(stored.quant_method),
         )
-    have, want, kept = stored.to_dict(), passed.to_dict(), passed.stored_values()
+    kept = passed.stored_values()  # `to_dict` may leave fields out
+    have, want = plain(stored.stored_values()), plain(kept)
     defaults = default_values(type(passed))
     loading = stored.loading_fields() | passed.loading_fields()
     inert = stored.inert_fields() | passed.inert_fields() | {"extra"}
