@@ -9,27 +9,51 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from _common import MB, Meter
 from _perplexity import held_out_windows, perplexity
+from transformers import AutoTokenizer
+
+import quantload
+from quantload import AutoHfQuantizer
+from quantload.plugin import ModuleSpec, WeightQuantizer
 
 PROMPT = 'def read_json(path):\n    """'
 NEW_TOKENS = 48
 
 
-def load(task: dict[str, Any]) -> Any:
-    import quantload
-
+def load(task: dict[str, Any], dtype: Any = "auto") -> Any:
     return quantload.load_model(
         task["checkpoint"],
         quantization_config=task["config"],
+        dtype=dtype,
         device_map=task["device"],
         progress=False,
     ).eval()
+
+
+def warm_up(task: dict[str, Any]) -> None:
+    """Import everything that a load imports, for that is not what is measured."""
+    load({**task, "config": None})
+    if task["config"]:
+        quantizer = AutoHfQuantizer.from_config(task["config"], pre_quantized=False)
+        if isinstance(quantizer, WeightQuantizer):
+            spec = ModuleSpec("warm-up", shape=(256, 256), dtype=torch.float32)
+            quantizer.quantize(spec, torch.randn(256, 256), task["device"])
+
+
+def computing_in_float32(model: Any, task: dict[str, Any]) -> Any:
+    """The same packed weights, the rest in float32: many CPUs are slow in bfloat16."""
+    with tempfile.TemporaryDirectory() as folder:
+        quantload.save_model(model, folder)
+        saved = {**task, "checkpoint": folder, "config": None}
+        return load(saved, torch.float32)
 
 
 def generate(model: Any, tokenizer: Any, new_tokens: int) -> tuple[str, float]:
@@ -44,22 +68,18 @@ def generate(model: Any, tokenizer: Any, new_tokens: int) -> tuple[str, float]:
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
-    import torch
-    from transformers import AutoTokenizer
-
     meter = Meter()
-    load(task)  # once for the imports, which are not what is measured
+    warm_up(task)
     with meter.phase("load"):
         model = load(task)
         if task["device"] == "cuda":
             torch.cuda.synchronize()
     weights = model.get_memory_footprint()
     if task["device"] == "cpu":
-        model.float()  # packed weights stay as they are; many CPUs are slow in bfloat16
+        model = computing_in_float32(model, task)
     folder = Path(task["data"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    windows = held_out_windows(folder, tokenizer, task["windows"])
-    quality = perplexity(model, windows)
+    quality = perplexity(model, held_out_windows(folder, tokenizer, task["windows"]))
     generate(model, tokenizer, 4)
     text, speed = generate(model, tokenizer, NEW_TOKENS)
     return {

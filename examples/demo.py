@@ -99,11 +99,10 @@ def table(rows: list[Row], windows: int) -> Table:
     """What was measured, one line a row."""
     share = "all" if windows == FULL else f"{windows} of"
     shown = Table(title="One model, every installed method", title_justify="left")
-    for name in ("method", "package"):
-        shown.add_column(name, overflow="fold")
+    shown.add_column("method")
     heads = ("weights\nMB", "of\nfloat", "load\ns", "load peak\nMB")
     for name in (*heads, f"perplexity\n{share} {FULL} windows", "tokens/s"):
-        shown.add_column(name, justify="right")
+        shown.add_column(name, justify="right", no_wrap=True)
     whole = next((r.figures["weights_mb"] for r in rows if r.label == FLOAT and r.figures), None)
     for row in rows:
         f = row.figures
@@ -114,7 +113,6 @@ def table(rows: list[Row], windows: int) -> Table:
             continue
         shown.add_row(
             row.label,
-            row.package,
             f"{f['weights_mb']:.2f}",
             f"{f['weights_mb'] / whole:.0%}" if whole else "",
             f"{f['load_s']:.2f}",
@@ -138,7 +136,8 @@ def report(console: Console, rows: list[Row], device: str, windows: int, out: Pa
     )
     for row in rows:
         if row.figures:
-            console.print(Panel(Text(row.figures["text"]), title=row.label, title_align="left"))
+            title = f"{row.label} ({row.package})" if row.package else row.label
+            console.print(Panel(Text(row.figures["text"]), title=title, title_align="left"))
         else:
             why = row.skipped or row.problem
             console.print(Text(f"{row.label}: {why}", "yellow" if row.skipped else "red"))
