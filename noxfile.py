@@ -60,17 +60,16 @@ def install(session: nox.Session, *requirements: str) -> None:
     stamp.write_text(digest)
 
 
-def workspace(*extras: str) -> list[str]:
-    """Arguments that install the core with `extras`, and every plugin, editable."""
-    core = f"{MEMBERS['core']}[{','.join(extras)}]"
-    paths = [core, *(str(MEMBERS[name]) for name in PLUGINS)]
+def workspace() -> list[str]:
+    """Arguments that install the core, `transformers` and every plugin, editable."""
+    paths = [f"{MEMBERS['core']}[transformers]", *(str(MEMBERS[name]) for name in PLUGINS)]
     return [part for path in paths for part in ("-e", path)]
 
 
 def install_for_tests(session: nox.Session) -> None:
     """Everything that any test uses."""
     helpers = ("hatchling", "matplotlib", "peft", "PyYAML")
-    install(session, *workspace("transformers"), *TEST_TOOLS, *helpers)
+    install(session, *workspace(), *TEST_TOOLS, *helpers)
 
 
 def build_wheels(session: nox.Session) -> Path:
@@ -89,7 +88,7 @@ def build_wheels(session: nox.Session) -> Path:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Load a small real model with every installed method: a table, text, a plot in out/."""
-    install(session, *workspace("transformers"), "matplotlib")
+    install(session, *workspace(), "matplotlib")
     session.run("python", "examples/demo.py", *session.posargs, env=OFFLINE)
 
 
@@ -119,7 +118,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Mypy, strict, over everything but the tests."""
     tools = ("matplotlib", "mypy", "nox", "types-PyYAML", "types-tqdm")
-    install(session, *workspace("transformers"), *tools)
+    install(session, *workspace(), *tools)
     found = sorted(path for pattern in TYPED for path in ROOT.glob(pattern))
     sources = [str(path / "src") for path in MEMBERS.values()]
     env = {"MYPYPATH": os.pathsep.join(sources)}
@@ -143,14 +142,14 @@ def isolation(session: nox.Session, member: str) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation site, into site/; a warning is an error."""
-    install(session, *workspace(), "mkdocs", "mkdocs-material", "mkdocstrings[python]")
-    session.run("mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml", *session.posargs)
+    install(session, "mkdocs", "mkdocs-material", "mkdocstrings[python]", "ruff")
+    session.run("mkdocs", "build", "--strict", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks named behind `--`, all of them without; see benchmarks/README.md."""
-    install(session, *workspace("transformers"), "matplotlib", "psutil")
+    install(session, *workspace(), "matplotlib", "psutil")
     asked = session.posargs or [p.stem for p in sorted(ROOT.glob("benchmarks/[!_]*.py"))]
     for name in asked:
         session.run("python", f"benchmarks/{name}.py", env=OFFLINE)
