@@ -1,0 +1,94 @@
+"""`resolve_source`: from what a user calls a checkpoint to a path on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from quantload.checkpoint.hub import fetch
+from quantload.errors import CheckpointError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+
+
+def resolve_source(
+    checkpoint: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    base_name: str | None = None,
+    files: Sequence[str] | None = None,
+    weights: bool = True,
+    code: bool = False,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    allow_patterns: Sequence[str] | None = None,
+) -> Path:
+    """The local file or folder of a checkpoint.
+
+    A path that exists is itself. A string of the form `name` or `owner/name` is
+    otherwise an id on the hub: its configs, tokenizer files and those weights that
+    `open_checkpoint` would open are fetched into the hub cache, and nothing else.
+    `HF_HUB_OFFLINE` and the other variables of `huggingface_hub` apply.
+
+    Args:
+        checkpoint: a file, a folder, or a hub id.
+        revision: branch, tag or commit on the hub.
+        subfolder: the folder inside it that holds the checkpoint.
+        variant: see `open_checkpoint`.
+        base_name: see `open_checkpoint`.
+        files: see `open_checkpoint`; any other file of the repository may be named, too.
+        weights: False fetches only the files beside the weights.
+        code: Python files too (`trust_remote_code`).
+        token: for the hub; True takes the stored one.
+        cache_dir: another place than the hub's usual cache.
+        local_files_only: take what is in the cache, ask nobody.
+        allow_patterns: further files to fetch, as `huggingface_hub` matches them.
+
+    Raises:
+        CheckpointError: it is neither on this machine nor on the hub, or cannot be
+            fetched; what the hub's library said is chained.
+    """
+    local = Path(checkpoint).expanduser()
+    if local.exists():
+        return _subfolder(local, subfolder)
+    name = os.fspath(checkpoint)
+    if not isinstance(checkpoint, str) or not _could_be_hub_id(name):
+        raise CheckpointError(
+            f"{name!r}: no such file or folder"
+            + ("" if isinstance(checkpoint, str) else "; a hub id is given as a str, not a path")
+        )
+    snapshot = fetch(
+        name,
+        revision=revision,
+        subfolder=subfolder,
+        variant=variant,
+        base_name=base_name,
+        files=files,
+        weights=weights,
+        code=code,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        allow_patterns=allow_patterns,
+    )
+    return _subfolder(snapshot, subfolder)
+
+
+def _could_be_hub_id(name: str) -> bool:
+    # "model.safetensors" has the form of an id, and is a file that is not there.
+    looks_like_file = Path(name).suffix.lower() in (".safetensors", ".gguf", ".json", ".bin", ".pt")
+    return bool(_HUB_ID.fullmatch(name)) and not looks_like_file
+
+
+def _subfolder(path: Path, subfolder: str | None) -> Path:
+    if not subfolder:
+        return path
+    found = path / subfolder
+    if Path(subfolder).is_absolute() or ".." in Path(subfolder).parts or not found.is_dir():
+        raise CheckpointError(f"{path}: no subfolder {subfolder!r} in it")
+    return found
