@@ -57,6 +57,7 @@ def open_checkpoint(
     """
     where = Path(path).expanduser()
     if not where.exists():
+        recover(where)
         raise CheckpointError(f"{where}: no such file or folder")
     folder = where if where.is_dir() else where.parent
     for attempt in range(ATTEMPTS):

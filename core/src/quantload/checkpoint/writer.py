@@ -29,6 +29,10 @@ Content = Union[bytes, str, "os.PathLike[str]"]
 """Of a companion file: bytes, text, or the path of a file to copy."""
 
 
+DRAFT = ".quantload-shard-"
+OURS = (WORK, DRAFT)
+
+
 class CheckpointWriter:
     """Writes a checkpoint folder, tensor by tensor, that appears as a whole or not at all.
 
@@ -115,7 +119,7 @@ class CheckpointWriter:
             CheckpointError: the name is taken or not a plain one, or writing failed.
         """
         plain_name(name, f"{self.folder}: companion")
-        if name in self._companions or name.startswith(WORK) or self._is_weights(name):
+        if name in self._companions or name.startswith(OURS) or self._is_weights(name):
             raise CheckpointError(f"{self.folder}: the file name {show(name)} is taken already")
         self._companions.add(name)
         path = self._place.new / name
@@ -177,8 +181,7 @@ class CheckpointWriter:
             if full or shard.header_bound + entry_bound(name) > MAX_HEADER_BYTES:
                 self._close_shard()
         if self._shard is None:
-            # Tensor names cannot be in the way here: only shards begin with a dot.
-            path = self._place.new / f".shard-{len(self._done)}"
+            path = self._place.new / f"{DRAFT}{len(self._done)}"
             self._shard = ShardWriter(path, self._metadata, self._reserve)
         return self._shard
 
