@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -169,7 +169,7 @@ def _checked(model: nn.Module, device_map: Mapping[Any, Any], asked: bool) -> De
             raise DeviceMapError(f"device_map names {name!r}, which the model does not have{hint}")
         places[name] = DISK if device == DISK else checked_device(device)
     found = DeviceMap(places, asked)
-    left_out = []
+    left_out: list[str] = []
     for name in tensors:
         try:
             found.place(name)
@@ -181,7 +181,27 @@ def _checked(model: nn.Module, device_map: Mapping[Any, Any], asked: bool) -> De
             f"device_map leaves out {len(left_out)} tensors of the model ({listing}); add their "
             f'modules, or "" for all the rest'
         )
-    return found
+    return DeviceMap(dict(_apart(model, found)), asked)
+
+
+def _apart(model: nn.Module, found: DeviceMap, prefix: str = "") -> Iterator[tuple[str, Place]]:
+    """The same map without a name below another, which is what hooks can be hung on.
+
+    Tensors that a module owns itself, beside children in several places, are not
+    offloaded: no hook would fetch them alone.
+    """
+    start = f"{prefix}." if prefix else ""
+    if not any(name.startswith(start) and name != prefix for name in found.places):
+        yield prefix, found.place(prefix)
+        return
+    module = model.get_submodule(prefix)
+    for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        full = start + name
+        place = found.main if found.offloaded(full) else found.place(full)
+        yield full, place
+    for name, child in module.named_children():
+        if next(child.parameters(), None) is not None or next(child.buffers(), None) is not None:
+            yield from _apart(model, found, start + name)
 
 
 def _automatic(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -181,13 +182,16 @@ def dispatch(model: nn.Module, device_map: DeviceMap, offload: OffloadedTensors 
     if device_map.main != CPU:
         state = model.state_dict()
         weights.update({name: t for name, t in state.items() if device_map.place(name) == CPU})
-    dispatch_model(
-        model,
-        device_map=device_map.as_dict(),
-        state_dict=_Weights(weights, offload),
-        offload_index={},
-        skip_keys=getattr(model, "_skip_keys_device_placement", None),
-    )
+    with warnings.catch_warnings():
+        # Tensors that a module owns beside its children are in the map too.
+        warnings.filterwarnings("ignore", "The following device_map keys do not match")
+        dispatch_model(
+            model,
+            device_map=device_map.as_dict(),
+            state_dict=_Weights(weights, offload),
+            offload_index={},
+            skip_keys=getattr(model, "_skip_keys_device_placement", None),
+        )
 
 
 class _Weights(dict[str, Any]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,6 @@ class LoadRecord:
     quantizer: HfQuantizer | None
     report: LoadReport
     code: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def attach(model: nn.Module, record: LoadRecord) -> None:
@@ -51,3 +50,11 @@ def record_of(model: nn.Module) -> LoadRecord | None:
     """The record of a model that was loaded here, else None."""
     found = getattr(model, _ATTRIBUTE, None)
     return found if isinstance(found, LoadRecord) else None
+
+
+def is_transformers_model(model: nn.Module) -> bool:
+    """Whether a model's class derives from `transformers`' base class, without importing it."""
+    return any(
+        base.__name__ == "PreTrainedModel" and base.__module__.startswith("transformers.")
+        for base in type(model).__mro__
+    )

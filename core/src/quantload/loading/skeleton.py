@@ -14,33 +14,28 @@ from quantload.quantizers.spec import ModuleKind, ModuleSpec
 from quantload.quantizers.targets import logical_shape, module_kind
 from quantload.weights.packed import PackedWeight
 
-META = torch.device("meta")
+_CONTAINERS = ("_parameters", "_buffers", "_modules")
 
 
 class Snapshot:
     """What every module of a model holds, to be put back where a load fails."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._held: list[tuple[nn.Module, dict[str, dict[str, Any]]]] = [
+        self._held: list[tuple[nn.Module, dict[str, Any], dict[str, dict[str, Any]]]] = [
             (
                 module,
-                {
-                    kind: dict(module.__dict__[kind])
-                    for kind in ("_parameters", "_buffers", "_modules")
-                },
+                dict(module.__dict__),
+                {kind: dict(module.__dict__[kind]) for kind in _CONTAINERS},
             )
             for module in model.modules()
         ]
 
     def restore(self) -> None:
-        """Every module as it was; what was loaded is let go."""
-        from accelerate.hooks import remove_hook_from_submodules
-
-        if any(hasattr(module, "_hf_hook") for module in self._model.modules()):
-            remove_hook_from_submodules(self._model)
-        for module, held in self._held:
-            for kind, content in held.items():
+        """Every module as it was, hooks and all; what was loaded is let go."""
+        for module, attributes, containers in self._held:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for kind, content in containers.items():
                 module.__dict__[kind].clear()
                 module.__dict__[kind].update(content)
 

@@ -48,6 +48,7 @@ def build(cls: Any, config: Any, dtype: torch.dtype) -> Any:
     """A model on the meta device whose tied weights are not tied yet."""
     with ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
+        stack.enter_context(initialization.no_init_weights())
         for name in ("no_tie_weights", "meta_device_safe_creation_ops"):
             # Both are younger than transformers 5.0.
             stack.enter_context(getattr(initialization, name, nullcontext)())
