@@ -1,0 +1,66 @@
+"""The architectures whose files become models of `transformers`, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quantload.errors import UnsupportedOperationError
+from quantload_gguf.architectures import gemma, llama, others, qwen
+from quantload_gguf.architectures.facts import Facts
+from quantload_gguf.architectures.table import Architecture
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "llama": llama.LLAMA,
+    "mistral": llama.MISTRAL,
+    "mixtral": llama.MIXTRAL,
+    "qwen2": qwen.QWEN2,
+    "qwen2moe": qwen.QWEN2MOE,
+    "qwen3": qwen.QWEN3,
+    "qwen3moe": qwen.QWEN3MOE,
+    "gemma2": gemma.GEMMA2,
+    "gemma3": gemma.GEMMA3,
+    "phi3": others.PHI3,
+    "falcon": others.FALCON,
+    "gpt2": others.GPT2,
+    "starcoder2": others.STARCODER2,
+    "stablelm": others.STABLELM,
+    "command-r": others.COMMAND_R,
+    "bert": others.BERT,
+}
+"""`general.architecture` -> its description."""
+
+_NO_MODELS = {
+    "clip": "the vision or audio part of a model (an mmproj file)",
+    "adapter": "a LoRA adapter",
+    "imatrix": "an importance matrix",
+}
+
+
+def architecture_of(facts: Facts, kind: object = None) -> Architecture:
+    """The description of the model in a file.
+
+    Args:
+        facts: of the file.
+        kind: its `general.type`.
+
+    Raises:
+        UnsupportedOperationError: the architecture is not covered, or the file holds
+            no model; its tensors can still be read one by one.
+    """
+    name = facts.architecture
+    what = _NO_MODELS.get(str(kind)) or _NO_MODELS.get(name)
+    if what is not None:
+        raise UnsupportedOperationError(f"the file holds {what}, not a model")
+    found = ARCHITECTURES.get(name)
+    if found is None:
+        raise UnsupportedOperationError(
+            f"the architecture {name!r} is not covered; those that are: "
+            f"{', '.join(sorted(ARCHITECTURES))}. Its tensors can be read one by one with "
+            f"quantload_gguf.open_gguf()"
+        )
+    if name == "llama" and facts.whole("expert_count", 0):
+        return ARCHITECTURES["mixtral"]
+    return found
+
+
+__all__ = ["ARCHITECTURES", "Architecture", "Facts", "architecture_of"]

@@ -1,0 +1,99 @@
+"""What most decoders have in common: names and settings of the Llama kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quantload_gguf.architectures.facts import Facts
+from quantload_gguf.architectures.rope import rope_parameters
+from quantload_gguf.architectures.table import Rule, absent, number, rule, whole
+from quantload_gguf.architectures.transforms import Experts, Transform
+
+RMS = "attention.layer_norm_rms_epsilon"
+EPSILON = "attention.layer_norm_epsilon"
+FREQUENCIES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+LAYER = "model.layers.{i}"
+
+SIZES: Mapping[str, Any] = {
+    "vocab_size": lambda facts: facts.vocabulary,
+    "hidden_size": whole("embedding_length"),
+    "num_hidden_layers": whole("block_count"),
+    "num_attention_heads": lambda facts: facts.heads,
+    "num_key_value_heads": lambda facts: facts.kv_heads,
+    "intermediate_size": whole("feed_forward_length"),
+    "max_position_embeddings": whole("context_length"),
+    "tie_word_embeddings": absent("output.weight"),
+}
+"""Settings under the names that most config classes have for them."""
+
+LLAMA_LIKE: Mapping[str, Any] = {
+    **SIZES,
+    "head_dim": lambda facts: facts.head_dim,
+    "rms_norm_eps": number(RMS),
+    "rope_parameters": rope_parameters,
+}
+
+ENDS = (
+    rule("model.embed_tokens", "token_embd"),
+    rule("model.norm", "output_norm"),
+    rule("lm_head", "output"),
+)
+"""Embedding, last norm and head."""
+
+
+def attention(q: Transform | None = None, k: Transform | None = None) -> tuple[Rule, ...]:
+    """The four projections of attention.
+
+    Args:
+        q: what is done to the rows of the queries.
+        k: what is done to those of the keys.
+    """
+    return (
+        rule(f"{LAYER}.self_attn.q_proj", "blk.{i}.attn_q", how=q),
+        rule(f"{LAYER}.self_attn.k_proj", "blk.{i}.attn_k", how=k),
+        rule(f"{LAYER}.self_attn.v_proj", "blk.{i}.attn_v"),
+        rule(f"{LAYER}.self_attn.o_proj", "blk.{i}.attn_output"),
+    )
+
+
+GATED_MLP = (
+    rule(f"{LAYER}.mlp.gate_proj", "blk.{i}.ffn_gate"),
+    rule(f"{LAYER}.mlp.up_proj", "blk.{i}.ffn_up"),
+    rule(f"{LAYER}.mlp.down_proj", "blk.{i}.ffn_down"),
+)
+
+QK_NORMS = (
+    rule(f"{LAYER}.self_attn.q_norm", "blk.{i}.attn_q_norm"),
+    rule(f"{LAYER}.self_attn.k_norm", "blk.{i}.attn_k_norm"),
+)
+
+TWO_NORMS = (
+    rule(f"{LAYER}.input_layernorm", "blk.{i}.attn_norm"),
+    rule(f"{LAYER}.post_attention_layernorm", "blk.{i}.ffn_norm"),
+)
+
+EXPERTS = (
+    rule(f"{LAYER}.mlp.gate", "blk.{i}.ffn_gate_inp"),
+    Rule(
+        f"{LAYER}.mlp.experts.gate_up_proj",
+        (
+            ("blk.{i}.ffn_gate_exps", "blk.{i}.ffn_up_exps"),
+            ("blk.{i}.ffn_gate.{e}", "blk.{i}.ffn_up.{e}"),
+        ),
+        Experts(parts=2),
+        bare=True,
+    ),
+    Rule(
+        f"{LAYER}.mlp.experts.down_proj",
+        (("blk.{i}.ffn_down_exps",), ("blk.{i}.ffn_down.{e}",)),
+        Experts(),
+        bare=True,
+    ),
+)
+"""A router, and the experts' projections as the classes of `transformers` 5 stack them."""
+
+
+def sliding_window(facts: Facts) -> int | None:
+    """The window of attention; None where it reaches everywhere."""
+    return facts.whole("attention.sliding_window", 0) or None

@@ -1,0 +1,126 @@
+"""`Facts`: what the metadata and tensor names of a file say of the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantload.errors import CheckpointError
+from quantload_gguf.reader import GgufFile
+
+_ABSENT = object()
+
+
+class Facts:
+    """Typed look-ups that say what is missing and where.
+
+    Args:
+        file: the open file.
+    """
+
+    def __init__(self, file: GgufFile) -> None:
+        self._file = file
+        self.architecture = file.architecture
+        self.tensors = file.tensors
+
+    def has(self, tensor: str) -> bool:
+        """Whether the file holds a tensor."""
+        return tensor in self.tensors
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """The shape of a tensor, as torch has it.
+
+        Raises:
+            CheckpointError: there is no such tensor.
+        """
+        return self._file.info(tensor).shape
+
+    def numbers(self, tensor: str) -> list[float]:
+        """The values of a small tensor.
+
+        Raises:
+            CheckpointError: there is no such tensor.
+        """
+        found: list[float] = self._file.dequantize(tensor).reshape(-1).tolist()
+        return found
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of one of the model's own keys; floats without the noise of float32."""
+        return clean(self._file.metadata.get(f"{self.architecture}.{name}", default))
+
+    def whole(self, name: str, default: Any = _ABSENT) -> Any:
+        """A whole number; an array of equal ones counts as one.
+
+        Raises:
+            CheckpointError: absent without a default, or something else.
+        """
+        value = self.get(name, _ABSENT)
+        if isinstance(value, list) and value and all(item == value[0] for item in value):
+            value = value[0]
+        if value is _ABSENT and default is not _ABSENT:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int):
+            found = "nothing" if value is _ABSENT else repr(value)[:80]
+            raise CheckpointError(
+                f"{self._file.path}: expected a whole number for {self.architecture}.{name}, found "
+                f"{found}"
+            )
+        return value
+
+    def number(self, name: str, default: Any = _ABSENT) -> Any:
+        """A number.
+
+        Raises:
+            CheckpointError: absent without a default, or something else.
+        """
+        value = self.get(name, _ABSENT)
+        if value is _ABSENT and default is not _ABSENT:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            found = "nothing" if value is _ABSENT else repr(value)[:80]
+            raise CheckpointError(
+                f"{self._file.path}: expected a number for {self.architecture}.{name}, "
+                f"found {found}"
+            )
+        return value
+
+    def token(self, name: str) -> int | None:
+        """The number of a special token ("bos", "eos", "padding"), where the file names one."""
+        value = self._file.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        size = self.vocabulary
+        known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
+        return value if known else None
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+        return self.shape("token_embd.weight")[0]
+
+    @property
+    def blocks(self) -> int:
+        """Number of layers."""
+        return int(self.whole("block_count"))
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return int(self.whole("attention.head_count"))
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return int(self.whole("attention.head_count_kv", self.heads))
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return int(self.whole("attention.key_length", self.whole("embedding_length") // self.heads))
+
+
+def clean(value: Any) -> Any:
+    """A float that was stored in four bytes as the short number it was written from."""
+    if isinstance(value, float):
+        import numpy as np
+
+        narrow = np.float32(value)
+        return float(str(narrow)) if float(narrow) == value else value
+    return value

@@ -1,0 +1,229 @@
+"""Phi-3, Falcon, GPT-2, StarCoder2, StableLM, Command-R and BERT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantload_gguf.architectures.common import (
+    ENDS,
+    EPSILON,
+    FREQUENCIES,
+    GATED_MLP,
+    LAYER,
+    LLAMA_LIKE,
+    QK_NORMS,
+    SIZES,
+    TWO_NORMS,
+    attention,
+    sliding_window,
+)
+from quantload_gguf.architectures.facts import Facts
+from quantload_gguf.architectures.rope import rope_parameters
+from quantload_gguf.architectures.table import (
+    Architecture,
+    absent,
+    number,
+    present,
+    rule,
+    whole,
+)
+from quantload_gguf.architectures.transforms import EachRow, FalconGroups, Turned
+
+
+def _partial_rope(facts: Facts) -> dict[str, Any]:
+    """Rotary embedding of a part of each head."""
+    share = facts.whole("rope.dimension_count", facts.head_dim) / facts.head_dim
+    return {**rope_parameters(facts), "partial_rotary_factor": share}
+
+
+def _first_context(facts: Facts) -> int:
+    return int(facts.whole("rope.scaling.original_context_length", facts.whole("context_length")))
+
+
+PHI3 = Architecture(
+    "phi3",
+    "Phi3ForCausalLM",
+    {
+        **{key: value for key, value in LLAMA_LIKE.items() if key != "head_dim"},
+        "rope_parameters": _partial_rope,
+        "original_max_position_embeddings": _first_context,
+        "sliding_window": sliding_window,
+        "hidden_act": "silu",
+    },
+    (
+        *ENDS,
+        *TWO_NORMS,
+        rule(f"{LAYER}.self_attn.qkv_proj", "blk.{i}.attn_qkv"),
+        rule(f"{LAYER}.self_attn.o_proj", "blk.{i}.attn_output"),
+        rule(f"{LAYER}.mlp.gate_up_proj", "blk.{i}.ffn_up"),
+        rule(f"{LAYER}.mlp.down_proj", "blk.{i}.ffn_down"),
+    ),
+    FREQUENCIES,
+)
+
+_FALCON = "transformer.h.{i}"
+_SECOND = "blk.{i}.attn_norm_2.weight"
+FALCON = Architecture(
+    "falcon",
+    "FalconForCausalLM",
+    {
+        "vocab_size": SIZES["vocab_size"],
+        "hidden_size": SIZES["hidden_size"],
+        "num_hidden_layers": SIZES["num_hidden_layers"],
+        "num_attention_heads": SIZES["num_attention_heads"],
+        "num_kv_heads": SIZES["num_key_value_heads"],
+        "ffn_hidden_size": SIZES["intermediate_size"],
+        "max_position_embeddings": SIZES["max_position_embeddings"],
+        "tie_word_embeddings": SIZES["tie_word_embeddings"],
+        "layer_norm_epsilon": number(EPSILON),
+        "rope_parameters": rope_parameters,
+        "new_decoder_architecture": lambda facts: facts.kv_heads != 1,
+        "multi_query": lambda facts: facts.kv_heads == 1,
+        "num_ln_in_parallel_attn": lambda facts: 1 + facts.has("blk.0.attn_norm_2.weight"),
+        "parallel_attn": True,
+        "alibi": False,
+        "bias": present("blk.0.attn_qkv.bias"),
+    },
+    (
+        rule("transformer.word_embeddings", "token_embd"),
+        rule("transformer.ln_f", "output_norm"),
+        rule("lm_head", "output"),
+        rule(f"{_FALCON}.self_attention.query_key_value", "blk.{i}.attn_qkv", how=FalconGroups()),
+        rule(f"{_FALCON}.self_attention.dense", "blk.{i}.attn_output"),
+        rule(f"{_FALCON}.mlp.dense_h_to_4h", "blk.{i}.ffn_up"),
+        rule(f"{_FALCON}.mlp.dense_4h_to_h", "blk.{i}.ffn_down"),
+        # With two norms the file's first one is that of the MLP.
+        rule(f"{_FALCON}.ln_attn", "blk.{i}.attn_norm_2"),
+        rule(f"{_FALCON}.ln_mlp", "blk.{i}.attn_norm", needs=_SECOND),
+        rule(f"{_FALCON}.input_layernorm", "blk.{i}.attn_norm", excludes=_SECOND),
+    ),
+    FREQUENCIES,
+)
+
+_GPT2 = "transformer.h.{i}"
+GPT2 = Architecture(
+    "gpt2",
+    "GPT2LMHeadModel",
+    {
+        "vocab_size": SIZES["vocab_size"],
+        "n_positions": whole("context_length"),
+        "n_embd": whole("embedding_length"),
+        "n_layer": whole("block_count"),
+        "n_head": SIZES["num_attention_heads"],
+        "n_inner": whole("feed_forward_length"),
+        "layer_norm_epsilon": number(EPSILON),
+        "activation_function": "gelu_new",
+        "tie_word_embeddings": absent("output.weight"),
+    },
+    (
+        rule("transformer.wte", "token_embd"),
+        rule("transformer.wpe", "position_embd"),
+        rule("transformer.ln_f", "output_norm"),
+        rule("lm_head", "output"),
+        rule(f"{_GPT2}.ln_1", "blk.{i}.attn_norm"),
+        rule(f"{_GPT2}.attn.c_attn", "blk.{i}.attn_qkv", how=Turned()),
+        rule(f"{_GPT2}.attn.c_proj", "blk.{i}.attn_output", how=Turned()),
+        rule(f"{_GPT2}.ln_2", "blk.{i}.ffn_norm"),
+        rule(f"{_GPT2}.mlp.c_fc", "blk.{i}.ffn_up", how=Turned()),
+        rule(f"{_GPT2}.mlp.c_proj", "blk.{i}.ffn_down", how=Turned()),
+    ),
+)
+
+STARCODER2 = Architecture(
+    "starcoder2",
+    "Starcoder2ForCausalLM",
+    {
+        **SIZES,
+        "norm_epsilon": number(EPSILON),
+        "rope_parameters": rope_parameters,
+        "sliding_window": sliding_window,
+        "use_bias": present("blk.0.attn_q.bias"),
+        "hidden_act": "gelu_pytorch_tanh",
+    },
+    (
+        *ENDS,
+        *TWO_NORMS,
+        *attention(),
+        rule(f"{LAYER}.mlp.c_fc", "blk.{i}.ffn_up"),
+        rule(f"{LAYER}.mlp.c_proj", "blk.{i}.ffn_down"),
+    ),
+    FREQUENCIES,
+)
+
+STABLELM = Architecture(
+    "stablelm",
+    "StableLmForCausalLM",
+    {
+        **SIZES,
+        "layer_norm_eps": number(EPSILON),
+        "rope_parameters": _partial_rope,
+        "use_qkv_bias": present("blk.0.attn_q.bias"),
+        "qk_layernorm": present("blk.0.attn_q_norm.weight"),
+        "use_parallel_residual": absent("blk.0.ffn_norm.weight"),
+        "hidden_act": "silu",
+    },
+    (
+        *ENDS,
+        *TWO_NORMS,
+        *attention(),
+        *GATED_MLP,
+        rule(f"{LAYER}.self_attn.q_layernorm.norms.{{e}}", "blk.{i}.attn_q_norm", how=EachRow()),
+        rule(f"{LAYER}.self_attn.k_layernorm.norms.{{e}}", "blk.{i}.attn_k_norm", how=EachRow()),
+    ),
+    FREQUENCIES,
+)
+
+COMMAND_R = Architecture(
+    "cohere",
+    "CohereForCausalLM",
+    {
+        **SIZES,
+        "layer_norm_eps": number(EPSILON),
+        "logit_scale": number("logit_scale"),
+        "rope_parameters": rope_parameters,
+        "use_qk_norm": present("blk.0.attn_q_norm.weight"),
+        "attention_bias": present("blk.0.attn_q.bias"),
+        "hidden_act": "silu",
+    },
+    (
+        *ENDS,
+        rule(f"{LAYER}.input_layernorm", "blk.{i}.attn_norm"),
+        *attention(),
+        *GATED_MLP,
+        *QK_NORMS,
+    ),
+    FREQUENCIES,
+)
+
+_BERT = "encoder.layer.{i}"
+BERT = Architecture(
+    "bert",
+    "BertModel",
+    {
+        "vocab_size": SIZES["vocab_size"],
+        "hidden_size": SIZES["hidden_size"],
+        "num_hidden_layers": SIZES["num_hidden_layers"],
+        "num_attention_heads": SIZES["num_attention_heads"],
+        "intermediate_size": SIZES["intermediate_size"],
+        "max_position_embeddings": lambda facts: facts.shape("position_embd.weight")[0],
+        "type_vocab_size": lambda facts: facts.shape("token_types.weight")[0],
+        "layer_norm_eps": number(EPSILON),
+        "hidden_act": "gelu",
+    },
+    (
+        rule("embeddings.word_embeddings", "token_embd"),
+        rule("embeddings.position_embeddings", "position_embd"),
+        rule("embeddings.token_type_embeddings", "token_types"),
+        rule("embeddings.LayerNorm", "token_embd_norm"),
+        rule(f"{_BERT}.attention.self.query", "blk.{i}.attn_q"),
+        rule(f"{_BERT}.attention.self.key", "blk.{i}.attn_k"),
+        rule(f"{_BERT}.attention.self.value", "blk.{i}.attn_v"),
+        rule(f"{_BERT}.attention.output.dense", "blk.{i}.attn_output"),
+        rule(f"{_BERT}.attention.output.LayerNorm", "blk.{i}.attn_output_norm"),
+        rule(f"{_BERT}.intermediate.dense", "blk.{i}.ffn_up"),
+        rule(f"{_BERT}.output.dense", "blk.{i}.ffn_down"),
+        rule(f"{_BERT}.output.LayerNorm", "blk.{i}.layer_output_norm"),
+    ),
+    # Converters leave the pooler out: the model ends in the hidden states.
+    options={"add_pooling_layer": False},
+)

@@ -1,0 +1,102 @@
+"""The form in which an architecture is described."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantload_gguf.architectures.facts import Facts
+from quantload_gguf.architectures.transforms import Transform
+
+SUFFIXES = (".weight", ".bias")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where a module of the model (or, with `bare`, a tensor) comes from.
+
+    Attributes:
+        target: the model's name; `{i}` is the layer, `{e}` the expert or row.
+        sources: the file's names, without `.weight` or `.bias`; of several variants
+            the first whose tensors are there is taken.
+        how: what to do with the tensors.
+        bare: the target is a tensor and made from the weights of the sources.
+        needs: a tensor without which the rule does not count.
+        excludes: a tensor with which it does not count.
+    """
+
+    target: str
+    sources: tuple[tuple[str, ...], ...]
+    how: Transform | None = None
+    bare: bool = False
+    needs: str = ""
+    excludes: str = ""
+
+
+def rule(
+    target: str,
+    source: str,
+    *,
+    how: Transform | None = None,
+    needs: str = "",
+    excludes: str = "",
+) -> Rule:
+    """A module of the model that is one of the file's."""
+    return Rule(target, ((source,),), how, needs=needs, excludes=excludes)
+
+
+Setting = Callable[[Facts], Any]
+"""A value of the config, from the facts; `OMIT` leaves the key out."""
+
+OMIT = object()
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One `general.architecture`.
+
+    Attributes:
+        model_type: of the config.
+        model_class: the class of `transformers`.
+        config: key of the config -> a value, or what gives it.
+        rules: where the model's tensors come from.
+        ignored: tensors of the file that the model has no use for (`{i}` is the layer).
+        options: arguments that the class is built with.
+    """
+
+    model_type: str
+    model_class: str
+    config: Mapping[str, Setting | Any]
+    rules: tuple[Rule, ...]
+    ignored: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def whole(key: str, default: Any = None) -> Setting:
+    """A whole number of the metadata."""
+    if default is None:
+        return lambda facts: facts.whole(key)
+    return lambda facts: facts.whole(key, default)
+
+
+def number(key: str, default: Any = None) -> Setting:
+    """A number of the metadata."""
+    if default is None:
+        return lambda facts: facts.number(key)
+    return lambda facts: facts.number(key, default)
+
+
+def optional(key: str) -> Setting:
+    """A value of the metadata, left out of the config where there is none."""
+    return lambda facts: facts.get(key, OMIT)
+
+
+def present(tensor: str) -> Setting:
+    """Whether the file holds a tensor."""
+    return lambda facts: facts.has(tensor)
+
+
+def absent(tensor: str) -> Setting:
+    """Whether the file lacks a tensor."""
+    return lambda facts: not facts.has(tensor)

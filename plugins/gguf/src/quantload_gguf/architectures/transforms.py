@@ -1,0 +1,176 @@
+"""What converters do to tensors, undone: on numbers and, where rows move, on blocks.
+
+Source: the `modify_tensors` methods of llama.cpp's convert_hf_to_gguf.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from quantload_gguf.architectures.facts import Facts
+
+Shape = tuple[int, ...]
+
+
+class Transform:
+    """From tensors of the file to one tensor of the model.
+
+    Attributes:
+        packed: what becomes of blocks: "moved" as numbers are, "kept" as they are, or
+            "decoded" to float32 first.
+    """
+
+    packed: ClassVar[Literal["moved", "kept", "decoded"]] = "moved"
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """The logical shape of the result."""
+        return shapes[0]
+
+    def apply(self, tensors: Sequence[Tensor], rows: slice, facts: Facts) -> Tensor:
+        """Some rows of the result. The last dimension of packed tensors is in bytes."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RowOrder(Transform):
+    """Base of those that put rows into another order."""
+
+    def order(self, count: int, facts: Facts) -> Tensor:
+        """int64 `[count]`: which row of the file is each row of the model."""
+        raise NotImplementedError
+
+    def apply(self, tensors: Sequence[Tensor], rows: slice, facts: Facts) -> Tensor:
+        """See `Transform.apply`."""
+        (tensor,) = tensors
+        return tensor.index_select(0, self.order(tensor.shape[0], facts)[rows])
+
+
+@dataclass(frozen=True)
+class Rotary(RowOrder):
+    """Rows of each head that were interleaved for rotating neighbours, put back in halves.
+
+    Attributes:
+        keys: the heads are those of the keys.
+    """
+
+    keys: bool = False
+
+    def order(self, count: int, facts: Facts) -> Tensor:
+        """See `RowOrder.order`."""
+        heads = facts.kv_heads if self.keys else facts.heads
+        places = torch.arange(count).view(heads, count // heads // 2, 2)
+        return places.transpose(1, 2).reshape(-1)
+
+
+@dataclass(frozen=True)
+class FalconGroups(RowOrder):
+    """All queries, all keys, all values, put back into groups of one key and value each."""
+
+    def order(self, count: int, facts: Facts) -> Tensor:
+        """See `RowOrder.order`."""
+        heads, groups = facts.heads, facts.kv_heads
+        width = count // (heads + 2 * groups)
+        places = torch.arange(count).view(-1, width)
+        queries = places[:heads].reshape(groups, heads // groups, width)
+        keys = places[heads : heads + groups].unsqueeze(1)
+        values = places[heads + groups :].unsqueeze(1)
+        return torch.cat([queries, keys, values], dim=1).reshape(-1)
+
+
+@dataclass(frozen=True)
+class MinusOne(Transform):
+    """Norms that were stored plus one."""
+
+    packed = "decoded"
+
+    def apply(self, tensors: Sequence[Tensor], rows: slice, facts: Facts) -> Tensor:
+        """See `Transform.apply`."""
+        return tensors[0][rows].to(torch.float32) - 1
+
+
+@dataclass(frozen=True)
+class Turned(Transform):
+    """A matrix that the model's class stores transposed (GPT-2's Conv1D).
+
+    Packed ones are not: a packed weight always has its logical shape.
+    """
+
+    packed = "kept"
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Transform.shape`."""
+        return tuple(reversed(shapes[0]))
+
+    def apply(self, tensors: Sequence[Tensor], rows: slice, facts: Facts) -> Tensor:
+        """See `Transform.apply`."""
+        (tensor,) = tensors
+        return tensor.movedim(0, -1)[rows].contiguous() if tensor.dim() > 1 else tensor[rows]
+
+
+@dataclass(frozen=True)
+class OneRow(Transform):
+    """A vector that the model has as a matrix of one row."""
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Transform.shape`."""
+        return (1, *shapes[0]) if len(shapes[0]) == 1 else shapes[0]
+
+    def apply(self, tensors: Sequence[Tensor], rows: slice, facts: Facts) -> Tensor:
+        """See `Transform.apply`."""
+        (tensor,) = tensors
+        return (tensor.unsqueeze(0) if tensor.dim() == 1 else tensor)[rows]
+
+
+@dataclass(frozen=True)
+class Row(Transform):
+    """One row of a matrix, which the model has as a vector of its own."""
+
+    index: int
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Transform.shape`."""
+        return shapes[0][1:]
+
+    def apply(self, tensors: Sequence[Tensor], rows: slice, facts: Facts) -> Tensor:
+        """See `Transform.apply`."""
+        return tensors[0][self.index][rows]
+
+
+@dataclass(frozen=True)
+class EachRow(Transform):
+    """A matrix whose rows the model has as vectors of their own, numbered `{e}`."""
+
+    def at(self, index: int) -> Row:
+        """The transform for one of them."""
+        return Row(index)
+
+
+@dataclass(frozen=True)
+class Experts(Transform):
+    """Experts of one or two projections, stacked; two lie beside each other in the rows.
+
+    Attributes:
+        parts: how many projections.
+    """
+
+    parts: int = 1
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Transform.shape`."""
+        if len(shapes[0]) == 3:
+            return (shapes[0][0], sum(s[1] for s in shapes), shapes[0][2])
+        each = len(shapes) // self.parts
+        return (each, sum(s[0] for s in shapes[::each]), shapes[0][1])
+
+    def apply(self, tensors: Sequence[Tensor], rows: slice, facts: Facts) -> Tensor:
+        """See `Transform.apply`."""
+        if tensors[0].dim() == 3:
+            return torch.cat([t[rows] for t in tensors], dim=1)
+        each = len(tensors) // self.parts
+        lots = [list(tensors[i : i + each][rows]) for i in range(0, len(tensors), each)]
+        return torch.cat([torch.stack(lot) for lot in lots], dim=1)

@@ -1,0 +1,244 @@
+"""`GgufModel`: a GGUF file as a checkpoint of a `transformers` model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from quantload.checkpoint.base import Checkpoint
+from quantload.checkpoint.tensorinfo import ALIGNMENT
+from quantload.errors import QuantloadError
+from quantload_gguf.architectures.facts import Facts
+from quantload_gguf.container import GgufTensor
+from quantload_gguf.ggml import ggml_type
+from quantload_gguf.reader import GgufFile
+
+if TYPE_CHECKING:
+    import torch
+
+    from quantload.checkpoint.rawfile import RawFile
+    from quantload.checkpoint.tensorinfo import TensorInfo
+    from quantload_gguf.architectures.table import Rule
+    from quantload_gguf.architectures.transforms import Transform
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTensor(GgufTensor):
+    """A tensor of the model, made from tensors of the file.
+
+    Attributes:
+        sources: their names in the file.
+        transform: what is done to them; None where the one source is used as it is.
+    """
+
+    sources: tuple[str, ...] = ()
+    transform: Transform | None = None
+
+    @property
+    def aligned(self) -> bool:
+        """Whether it lies in the file as it is, and where it can be used."""
+        return self.transform is None and self.offset % ALIGNMENT == 0
+
+
+class GgufModel(Checkpoint):
+    """The tensors of a file under the names and in the shapes of the model's class.
+
+    Args:
+        file: the open file; closing this closes it.
+
+    Raises:
+        UnsupportedOperationError: the architecture is not covered.
+        CheckpointError: the metadata does not describe a model.
+    """
+
+    def __init__(self, file: GgufFile) -> None:
+        from quantload_gguf.architectures import architecture_of
+
+        super().__init__(file.path, mmap=file.mmap)
+        self.file = file
+        self.facts = Facts(file)
+        try:
+            self.architecture = architecture_of(self.facts, file.metadata.get("general.type"))
+            self._tensors = {t.name: t for t in _targets(file, self.facts, self.architecture)}
+        except QuantloadError as error:
+            raise type(error)(f"{file.path}: {error}") from error
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> GgufModel:
+        """Open a file as the model it holds; see `GgufFile.open`."""
+        file = GgufFile.open(path, mmap=mmap)
+        try:
+            return cls(file)
+        except BaseException:
+            file.close()
+            raise
+
+    @property
+    def tensors(self) -> Mapping[str, ModelTensor]:
+        """Name in the model -> tensor, in file order."""
+        return MappingProxyType(self._tensors)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata of the file."""
+        return self.file.metadata
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, in order."""
+        return self.file.files
+
+    def raw_file(self, info: TensorInfo) -> RawFile:
+        """The open file that holds (the first part of) a tensor."""
+        return self.file.raw_file(info)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def config(self) -> dict[str, Any]:
+        """The `config.json` of the model, from the metadata.
+
+        Raises:
+            CheckpointError: a setting that the model needs is absent.
+        """
+        from quantload_gguf.architectures.settings import model_config
+
+        return model_config(self.facts, self.architecture)
+
+    def generation_config(self) -> dict[str, Any]:
+        """The `generation_config.json` of the model, from the metadata."""
+        from quantload_gguf.architectures.settings import generation_config
+
+        return generation_config(self.facts)
+
+    def read(
+        self, name: str, *, rows: slice | None = None, device: str | torch.device = "cpu"
+    ) -> torch.Tensor:
+        """A tensor of the model, or some of its rows; see `Checkpoint.read`."""
+        import torch
+
+        info = self.info(name)
+        if torch.device(device).type == "meta":
+            return super().read(name, rows=rows, device=device)
+        if info.transform is None:
+            return self.file.read(info.sources[0], rows=rows, device=device)
+        return self._made(info, rows).to(device)
+
+    def read_into(
+        self, name: str, buffer: torch.Tensor, *, rows: slice | None = None
+    ) -> torch.Tensor:
+        """The same, into a buffer; see `Checkpoint.read_into`."""
+        import torch
+
+        info = self.info(name)
+        if info.transform is None:
+            return self.file.read_into(info.sources[0], buffer, rows=rows)
+        made = self._made(info, rows).contiguous()
+        view = buffer.reshape(-1).view(torch.uint8)[: made.nbytes].view(made.dtype)
+        return view.view(made.shape).copy_(made)
+
+    def release(self, name: str) -> None:
+        """Give back the pages of the file that a tensor was made from."""
+        for source in self.info(name).sources:
+            self.file.release(source)
+
+    def info(self, name: str) -> ModelTensor:
+        """The `ModelTensor` of a name; see `Checkpoint.info`."""
+        found = super().info(name)
+        assert isinstance(found, ModelTensor)
+        return found
+
+    def _made(self, info: ModelTensor, rows: slice | None) -> torch.Tensor:
+        import torch
+
+        assert info.transform is not None
+        tensors = []
+        for source in info.sources:
+            raw = self.file.info(source)
+            if raw.ggml_type.packed and not info.ggml_type.packed:
+                tensors.append(self.file.dequantize(source))
+                continue
+            # Read, not mapped: the pages of the file would stay part of the process.
+            buffer = torch.empty(raw.nbytes, dtype=torch.uint8, device="cpu")
+            tensors.append(self.file.read_into(source, buffer))
+        made = info.transform.apply(tensors, rows or slice(None), self.facts)
+        return made.to(info.torch_dtype)
+
+
+def _targets(file: GgufFile, facts: Facts, architecture: Any) -> Iterator[ModelTensor]:
+    """Every tensor that the rules make, then those no rule knows, under their own names."""
+    made: list[ModelTensor] = []
+    used = {pattern.format(i=i) for pattern in architecture.ignored for i in range(facts.blocks)}
+    for rule in architecture.rules:
+        for layer in range(facts.blocks if "{i}" in rule.target else 1):
+            for tensor in _by_rule(file, facts, rule, layer):
+                made.append(tensor)
+                used.update(tensor.sources)
+    made.extend(_tensor(file, name, (name,), None) for name in file.tensors if name not in used)
+    order = {path: place for place, path in enumerate(file.files)}
+    yield from sorted(made, key=lambda tensor: (order[tensor.file], tensor.offset))
+
+
+def _by_rule(file: GgufFile, facts: Facts, rule: Rule, layer: int) -> Iterator[ModelTensor]:
+    from quantload_gguf.architectures.table import SUFFIXES
+    from quantload_gguf.architectures.transforms import EachRow
+
+    if rule.needs and not facts.has(rule.needs.format(i=layer)):
+        return
+    if rule.excludes and facts.has(rule.excludes.format(i=layer)):
+        return
+    for suffix in SUFFIXES[:1] if rule.bare else SUFFIXES:
+        sources = _sources(facts, rule, layer, suffix)
+        if not sources:
+            continue
+        target = rule.target if rule.bare else rule.target + suffix
+        if isinstance(rule.how, EachRow):
+            for row in range(facts.shape(sources[0])[0]):
+                name = target.format(i=layer, e=row)
+                yield _tensor(file, name, sources, rule.how.at(row))
+        else:
+            yield _tensor(file, target.format(i=layer), sources, rule.how)
+
+
+def _sources(facts: Facts, rule: Rule, layer: int, suffix: str) -> tuple[str, ...]:
+    """The names of the first variant that is all there; none where no variant is."""
+    for variant in rule.sources:
+        names: list[str] = []
+        for pattern in variant:
+            each = range(facts.whole("expert_count", 0)) if "{e}" in pattern else range(1)
+            names.extend(pattern.format(i=layer, e=e) + suffix for e in each)
+        if names and all(facts.has(name) for name in names):
+            return tuple(names)
+    return ()
+
+
+def _tensor(
+    file: GgufFile, name: str, sources: tuple[str, ...], how: Transform | None
+) -> ModelTensor:
+    infos = [file.info(source) for source in sources]
+    kind = infos[0].ggml_type
+    if how is not None and kind.packed and how.packed == "kept":
+        how = None
+    mixed = any(info.ggml_type != kind for info in infos)
+    if how is not None and (mixed or (kind.packed and how.packed == "decoded")):
+        kind = ggml_type("F32")
+    shape = how.shape([info.shape for info in infos]) if how is not None else infos[0].shape
+    count = 1
+    for size in shape:
+        count *= size
+    return ModelTensor(
+        name=name,
+        dtype=kind.name,
+        shape=shape,
+        nbytes=count // kind.elements * kind.nbytes,
+        file=infos[0].file,
+        offset=infos[0].offset,
+        ggml_type=kind,
+        sources=sources,
+        transform=how,
+    )
