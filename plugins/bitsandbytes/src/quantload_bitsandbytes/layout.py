@@ -57,11 +57,8 @@ def _split(name: str) -> tuple[str | None, str]:
     for key in (*KEYS, *_SIBLINGS):
         if name.endswith("." + key):
             return name.removesuffix("." + key), key
-    if f".{PREFIX}" in name:
-        raise CheckpointError(
-            f"{name}: a quant state of an unknown type; known are {', '.join(KEYS.values())}"
-        )
-    return None, ""
+    module, found, _ = name.partition(f".{PREFIX}")
+    return (module, "") if found else (None, "")
 
 
 def _collect(
@@ -77,6 +74,11 @@ def _four_bit(module: str, headers: Mapping[str, TensorHeader]) -> ModuleSpec:
     if len(states) > 1:
         raise CheckpointError(
             f"{module}: has {' and '.join(states)}; a weight is of one type or the other"
+        )
+    strange = [n for n in headers if n.startswith(f"{module}.{PREFIX}")] if not states else []
+    if strange:
+        raise CheckpointError(
+            f"{strange[0]}: a quant state of an unknown type; known are {', '.join(KEYS.values())}"
         )
     nested = any(key in tensors for key in _NESTED)
     wanted = ["weight", "weight.absmax", "weight.quant_map", *(_NESTED if nested else ())]
