@@ -93,11 +93,11 @@ def _shapes_of_model(
     from quantload.loading.report import LoadReport
     from quantload.loading.skeleton import tensors_of
 
-    opened = contents.opened
+    opened, folder = contents.opened, str(contents.opened.folder)
     try:
-        config = load_config(str(opened.folder), False, {})
+        config = load_config(folder, False)
         dtype = resolve_dtype(config, opened, None)
-        model = build(model_class(config, contents.source, None, False, {}), config, dtype)
+        model = build(model_class(config, folder, None, False), config, dtype)
         found = packed_modules(
             model,
             opened,

@@ -1,0 +1,1 @@
+"""A whole method as an author would write it: int8 rows with a scale each."""
