@@ -154,20 +154,25 @@ class GgufModel(Checkpoint):
         return found
 
     def _made(self, info: ModelTensor, rows: slice | None) -> torch.Tensor:
+        assert info.transform is not None
+        shapes = [self.file.info(name).shape for name in info.sources]
+        part = rows if info.transform.rowwise(shapes) else None
+        tensors = [self._source(name, info.ggml_type.packed, part) for name in info.sources]
+        wanted = slice(None) if part is not None else rows or slice(None)
+        made = info.transform.apply(tensors, wanted, self.facts)
+        return made.to(info.torch_dtype)
+
+    def _source(self, name: str, packed: bool, rows: slice | None) -> torch.Tensor:
+        """A tensor of the file as blocks or as numbers, in memory of its own."""
         import torch
 
-        assert info.transform is not None
-        tensors = []
-        for source in info.sources:
-            raw = self.file.info(source)
-            if raw.ggml_type.packed and not info.ggml_type.packed:
-                tensors.append(self.file.dequantize(source))
-                continue
-            # Read, not mapped: the pages of the file would stay part of the process.
-            buffer = torch.empty(raw.nbytes, dtype=torch.uint8, device="cpu")
-            tensors.append(self.file.read_into(source, buffer))
-        made = info.transform.apply(tensors, rows or slice(None), self.facts)
-        return made.to(info.torch_dtype)
+        from quantload_gguf.blocks import dequantize
+
+        raw = self.file.info(name)
+        # Read, not mapped: the pages of the file would stay part of the process.
+        buffer = torch.empty(raw.nbytes, dtype=torch.uint8, device="cpu")
+        tensor = self.file.read_into(name, buffer, rows=rows)
+        return dequantize(tensor, raw.ggml_type) if raw.ggml_type.packed and not packed else tensor
 
 
 def _targets(file: GgufFile, facts: Facts, architecture: Any) -> Iterator[ModelTensor]:

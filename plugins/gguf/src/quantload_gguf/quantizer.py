@@ -99,8 +99,9 @@ class GgufQuantizer(WeightQuantizer):
         found = super().targets(model)
         fitting = {}
         for name, spec in found.items():
-            kind = ggml_type(self._type_for(spec))
-            if spec.shape is not None and spec.shape[-1] % kind.elements:
+            wanted = self.quantization_config.type_of(name)
+            kind = ggml_type(wanted) if wanted is not None else None
+            if kind is not None and spec.shape is not None and spec.shape[-1] % kind.elements:
                 logger.info(
                     "%s stays float: its rows of %d do not fill blocks of %d",
                     name,

@@ -27,6 +27,10 @@ class Transform:
 
     packed: ClassVar[Literal["moved", "kept", "decoded"]] = "moved"
 
+    def rowwise(self, shapes: Sequence[Shape]) -> bool:
+        """Whether a row of the result is made of the same row of every source alone."""
+        return False
+
     def shape(self, shapes: Sequence[Shape]) -> Shape:
         """The logical shape of the result."""
         return shapes[0]
@@ -87,6 +91,10 @@ class MinusOne(Transform):
     """Norms that were stored plus one."""
 
     packed = "decoded"
+
+    def rowwise(self, shapes: Sequence[Shape]) -> bool:
+        """See `Transform.rowwise`."""
+        return True
 
     def apply(self, tensors: Sequence[Tensor], rows: slice, facts: Facts) -> Tensor:
         """See `Transform.apply`."""
@@ -158,7 +166,12 @@ class Experts(Transform):
         parts: how many projections.
     """
 
+    packed = "decoded"
     parts: int = 1
+
+    def rowwise(self, shapes: Sequence[Shape]) -> bool:
+        """See `Transform.rowwise`."""
+        return len(shapes[0]) == 3
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Transform.shape`."""
