@@ -19,9 +19,10 @@ def parse_size(size: int | str) -> int:
     Raises:
         CheckpointError: it is neither, or not above zero.
     """
-    if isinstance(size, int) and size > 0:
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?B)?", str(size).strip().upper())
+    text = size.strip().upper() if isinstance(size, str) else ""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]I?B)?", text)
     if match is None or not (count := int(float(match[1]) * _UNITS[match[2] or ""])):
         raise CheckpointError(
             f"max_shard_size: expected a number of bytes above zero or a text such as '5GB', "

@@ -38,13 +38,18 @@ def bytes_of(name: str, tensor: torch.Tensor) -> tuple[str, tuple[int, ...], mem
             raise CheckpointError(f"tensor {show(name)}: {dtype} needs at least one dimension")
         shape = (*shape[:-1], shape[-1] * PER_ITEM[dtype])
     dense = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-    try:
-        has_bytes = dense.numel() == 0 or dense.data_ptr() != 0
-    except RuntimeError:
-        has_bytes = False
-    if not has_bytes:
+    if not _has_bytes(dense):
         raise CheckpointError(
             f"tensor {show(name)}: {type(tensor).__name__} keeps its data in other tensors; "
             f"save those"
         )
     return dtype, shape, dense.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _has_bytes(dense: torch.Tensor) -> bool:
+    """Whether a tensor has memory; wrappers around other tensors and fake ones have none."""
+    try:
+        storage = dense.untyped_storage()
+        return storage.device.type == "cpu" and (dense.numel() == 0 or dense.data_ptr() != 0)
+    except (RuntimeError, NotImplementedError):
+        return False

@@ -28,7 +28,7 @@ MAX_ELEMENTS = 2**63 - 1
 # What the safetensors library writes for a tensor; other spellings take the slow way.
 _NUMBER = "(?:0|[1-9][0-9]{0,18})"
 _usual_entry = re.compile(
-    rf'\{{"dtype":"(\w+)","shape":\[((?:{_NUMBER}(?:,{_NUMBER})*)?)\],'
+    rf'\{{"dtype":"(\w+)","shape":\[((?:{_NUMBER}(?:,{_NUMBER}){{0,63}})?)\],'
     rf'"data_offsets":\[({_NUMBER}),({_NUMBER})\]\}}'
 ).match
 

@@ -6,12 +6,10 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from quantload.checkpoint.dtypes import BITS
 from quantload.checkpoint.tensorinfo import ALIGNMENT
-
-if TYPE_CHECKING:
-    import torch
 
 RESERVE = 1024 * 1024
 """Bytes left free for the header, whose length is known only at the end."""
@@ -50,16 +48,12 @@ class ShardWriter:
         self._file = path.open("xb", buffering=0)
         self._file.seek(self._reserve)
 
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Append a tensor.
+    def add(self, name: str, dtype: str, shape: tuple[int, ...], data: memoryview) -> None:
+        """Append a tensor; see `bytes_of` for what describes it.
 
         Raises:
-            CheckpointError: see `bytes_of`.
             OSError: writing failed.
         """
-        from quantload.checkpoint.bytesof import bytes_of
-
-        dtype, shape, data = bytes_of(name, tensor)
         self._entries[name] = {"dtype": dtype, "shape": list(shape)}
         self.names.append(name)
         self.nbytes += data.nbytes
@@ -73,7 +67,7 @@ class ShardWriter:
             self._write(name, data)  # what follows in this file will be copied when it is read
         else:
             # A copy: the caller may fill the same memory again.
-            self._held.append((-tensor.element_size(), name, bytes(data)))
+            self._held.append((-BITS[dtype], name, bytes(data)))
 
     def close(self) -> int:
         """Write the header and close the file; returns the header's length.
@@ -102,7 +96,7 @@ class ShardWriter:
         with draft.open("rb") as source, self.path.open("xb", buffering=0) as self._file:
             self._put(_framed(header, length))
             source.seek(self._reserve)
-            shutil.copyfileobj(source, self._file, 8 * 1024 * 1024)
+            shutil.copyfileobj(source, self._file, 1024 * 1024)
         draft.unlink()
         return length
 

@@ -99,11 +99,13 @@ class CheckpointWriter:
             raise CheckpointError(f"{self.folder}: tensor name {show(name)} is taken already")
         try:
             name.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise CheckpointError(f"tensor name {show(name)} is no valid text") from error
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise CheckpointError(f"{self.folder}: tensor name {show(name)} is no text") from error
+        from quantload.checkpoint.bytesof import bytes_of
+
+        dtype, shape, data = bytes_of(name, tensor)
         try:
-            shard = self._room_for(name, tensor.nbytes)
-            shard.add(name, tensor)
+            self._room_for(name, data.nbytes).add(name, dtype, shape, data)
         except OSError as error:
             raise self._failed(error) from error
         self._names.add(name)
