@@ -132,7 +132,7 @@ def test_products_are_those_of_the_decoded_weight(loaded, rows, dtype):
         found = weight.linear(x)
         assert found.dtype == dtype
         bound = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.2e-2}[dtype]
-        if weight.layout == "bnb-int8":  # rows of x are rounded to 8 bits by the method
+        if weight.layout == "bitsandbytes_8bit":  # rows of x are rounded to 8 bits by the method
             bound = 2e-2
         assert (found.double() - exact).norm() / exact.norm() < bound, (weight, weight.kernel)
 
