@@ -29,20 +29,20 @@ def spread(packed: Tensor, width: int) -> Tensor:
     """
     if width == 8:
         return packed
-    words = packed.to(_WORD[width])
+    words = packed.reshape(-1).to(_WORD[width])
     for shift, mask in _MOVES[width]:
         moved = words << shift
         moved |= words
         moved &= mask
         words = moved
-    return words.view(torch.uint8)
+    return words.view(torch.uint8).view(*packed.shape[:-1], packed.shape[-1] * 8 // width)
 
 
 def gather(fields: Tensor, width: int) -> Tensor:
     """The inverse of `spread`; what a byte has above `width` bits must be zero.
 
     Args:
-        fields: contiguous uint8 `[..., n]`, `n` a multiple of `8 // width`.
+        fields: uint8 `[..., n]`, `n` a multiple of `8 // width`.
         width: bits of a field: 1, 2, 4 or 8.
 
     Returns:
@@ -50,10 +50,10 @@ def gather(fields: Tensor, width: int) -> Tensor:
     """
     if width == 8:
         return fields
-    words = fields.view(_WORD[width])
+    words = fields.reshape(-1).view(_WORD[width])
     moves = _MOVES[width]
     for step in range(len(moves) - 1, -1, -1):
         words = words | (words >> moves[step][0])
         if step > 0:
             words &= moves[step - 1][1]
-    return words.to(torch.uint8)
+    return words.to(torch.uint8).view(*fields.shape[:-1], fields.shape[-1] * width // 8)

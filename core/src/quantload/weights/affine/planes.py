@@ -36,7 +36,7 @@ def row_bytes(columns: int, bits: int) -> int:
 def pack_planes(codes: Tensor, bits: int) -> Tensor:
     """Codes uint8 `[rows, columns]`, each below `2**bits`, as uint8 `[rows, row_bytes]`."""
     missing = padded(codes.shape[-1]) - codes.shape[-1]
-    codes = F.pad(codes, (0, missing)) if missing else codes.contiguous()
+    codes = F.pad(codes, (0, missing)) if missing else codes
     parts, offset = [], 0
     for width in PLANES[bits]:
         plane = codes if bits == width else (codes >> offset) & ((1 << width) - 1)

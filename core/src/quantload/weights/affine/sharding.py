@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -89,10 +89,3 @@ def aligned_run(columns: int, group_size: int, g_idx: Tensor | None) -> int:
         sizes = [int(n) for n in torch.bincount(g_idx.long())]
     run = math.gcd(256, *sizes)
     return run & -run
-
-
-def refuse_offsets(weight: AffineWeight) -> NoReturn:
-    """Say why there are no zero-points."""
-    raise UnsupportedOperationError(
-        f"the {tuple(weight.shape)} weight has float offsets and no integer zero-points"
-    )

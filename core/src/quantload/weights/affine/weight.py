@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from quantload.weights.affine import decode, sharding
+from quantload.errors import UnsupportedOperationError
+from quantload.weights.affine import decode, offsets, sharding
 from quantload.weights.affine.planes import pack_planes, row_bytes, unpack_planes
 from quantload.weights.autograd import linear_through
 from quantload.weights.packed import PackedWeight
@@ -46,7 +47,7 @@ class AffineWeight(PackedWeight):
         group_size: columns of a group; the last group may be shorter. `in_features`
             where a row is one group.
         codes: uint8 `[out_features, row_bytes(in_features, bits)]`, see `planes`. What
-            stands after the last column is without meaning and is kept.
+            stands after the last column is zero.
         scales: float16, bfloat16 or float32 `[out_features, groups]`.
         zeros: `zeros_dtype(bits)` `[out_features, groups]`; None means `2**(bits - 1)`.
         offsets: float `[out_features, groups]`, instead of zero-points.
@@ -196,7 +197,9 @@ class AffineWeight(PackedWeight):
         if self.zeros is not None:
             return self.zeros[rows]
         if self.offsets is not None:
-            return sharding.refuse_offsets(self)
+            raise UnsupportedOperationError(
+                f"the {tuple(self.shape)} weight has float offsets and no integer zero-points"
+            )
         half = torch.tensor(1 << (self.bits - 1), dtype=zeros_dtype(self.bits), device=self.device)
         return half.expand(self.scales[rows].shape)
 
@@ -209,6 +212,57 @@ class AffineWeight(PackedWeight):
         if columns == self.groups * self.group_size:
             return None
         return torch.arange(columns, device=self.device) // self.group_size
+
+    def with_zero_points(self, rounded: bool = False) -> Self:
+        """This weight with integer zero-points and without an origin.
+
+        Args:
+            rounded: also where its offsets were rounded, so that the result is not the
+                same numbers (off by up to half a unit in the last place of an offset).
+
+        Raises:
+            UnsupportedOperationError: its offsets do not come from whole zero-points, or
+                were rounded and `rounded` is False.
+        """
+        if self.offsets is None:
+            return self._rebuilt(self.zeros, None)
+        zeros = offsets.zeros_behind(self.scales, self.offsets, self.bits)
+        if not rounded and not offsets.same_numbers(self.scales, zeros, self.offsets):
+            raise UnsupportedOperationError(
+                "the weight adds float offsets that were rounded from zero-points; with integers "
+                "it would be slightly other numbers, which with_zero_points(rounded=True) allows"
+            )
+        return self._rebuilt(zeros.to(zeros_dtype(self.bits)), None)
+
+    def with_offsets(self, rounded: bool = False) -> Self:
+        """This weight with float offsets in the dtype of its scales; see `with_zero_points`.
+
+        Raises:
+            UnsupportedOperationError: the offsets have to be rounded and `rounded` is False.
+        """
+        if self.offsets is not None:
+            return self._rebuilt(None, self.offsets)
+        zeros = self.zero_points()
+        made = offsets.rounded_offsets(self.scales, zeros)
+        if not rounded and not offsets.same_numbers(self.scales, zeros, made):
+            raise UnsupportedOperationError(
+                f"scale * zero-point does not fit {self.scales.dtype} everywhere; rounded, the "
+                f"weight would be slightly other numbers, which with_offsets(rounded=True) allows"
+            )
+        return self._rebuilt(None, made)
+
+    def _rebuilt(self, zeros: Tensor | None, added: Tensor | None) -> Self:
+        return type(self)(
+            tuple(self.shape),
+            self.dtype,
+            bits=self.bits,
+            group_size=self.group_size,
+            codes=self.canonical().codes,
+            scales=self.scales,
+            zeros=zeros,
+            offsets=added,
+            g_idx=self.g_idx,
+        )
 
     def kept(self) -> dict[str, Tensor]:
         """The tensors its origin needs, by name."""
