@@ -126,7 +126,7 @@ def test_a_shard_never_cuts_a_block():
     weight = GgufWeight.from_blocks(sane_blocks("Q4_K", 6, 2), "Q4_K")
     with pytest.raises(UnsupportedOperationError, match="4 equal parts of whole blocks of 256"):
         weight.shard(1, 0, 4)
-    with pytest.raises(UnsupportedOperationError, match="dimension 0 .* into 4 equal parts"):
+    with pytest.raises(UnsupportedOperationError, match=r"dimension 0 .* into 4 equal parts"):
         weight.shard(0, 0, 4)
 
 

@@ -11,19 +11,23 @@ if TYPE_CHECKING:
     from quantload_gguf.config import GgufConfig
     from quantload_gguf.container import GgufTensor
     from quantload_gguf.ggml import GgmlType, ggml_type
+    from quantload_gguf.model import GgufModel
     from quantload_gguf.quantizer import GgufQuantizer
     from quantload_gguf.reader import GgufFile, open_gguf
+    from quantload_gguf.vocabulary import load_tokenizer
     from quantload_gguf.weight import GgufWeight
 
 _LAZY = {
     "GgmlType": "quantload_gguf.ggml",
     "GgufConfig": "quantload_gguf.config",
     "GgufFile": "quantload_gguf.reader",
+    "GgufModel": "quantload_gguf.model",
     "GgufQuantizer": "quantload_gguf.quantizer",
     "GgufTensor": "quantload_gguf.container",
     "GgufWeight": "quantload_gguf.weight",
     "dequantize": "quantload_gguf.blocks",
     "ggml_type": "quantload_gguf.ggml",
+    "load_tokenizer": "quantload_gguf.vocabulary",
     "open_gguf": "quantload_gguf.reader",
     "quantize": "quantload_gguf.blocks",
 }
@@ -33,11 +37,13 @@ __all__ = [
     "GgmlType",
     "GgufConfig",
     "GgufFile",
+    "GgufModel",
     "GgufQuantizer",
     "GgufTensor",
     "GgufWeight",
     "dequantize",
     "ggml_type",
+    "load_tokenizer",
     "open_gguf",
     "quantize",
 ]

@@ -1,0 +1,171 @@
+"""`load_tokenizer`: a tokenizer of `transformers` from a GGUF file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from quantload.errors import MissingRequirementError, QuantloadError
+from quantload.registry.requirements import check_requirement
+from quantload_gguf.reader import GgufFile
+from quantload_gguf.vocabulary.building import build
+from quantload_gguf.vocabulary.splitting import splitting_of
+from quantload_gguf.vocabulary.tokens import TokenType, Vocabulary
+
+_ROLES = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "sep_token": "seperator",  # the format's own spelling
+    "pad_token": "padding",
+    "cls_token": "cls",
+    "mask_token": "mask",
+}
+_KINDS = {TokenType.CONTROL: True, TokenType.USER_DEFINED: False, TokenType.UNKNOWN: True}
+"""Kinds of tokens that are found in the text before anything else -> special or not."""
+
+
+def load_tokenizer(source: str | os.PathLike[str] | GgufFile) -> Any:
+    """The tokenizer of a model, with its special tokens and chat template.
+
+    Args:
+        source: a file, or an open one (which stays open).
+
+    Returns:
+        A `transformers.PreTrainedTokenizerFast`.
+
+    Raises:
+        MissingRequirementError: `transformers` is absent.
+        CheckpointError: the file holds no tokenizer, or not a whole one.
+        UnsupportedOperationError: a kind of tokenizer that is not known.
+    """
+    verdict = check_requirement("transformers>=5")
+    if not verdict:
+        raise MissingRequirementError(
+            f"load_tokenizer makes tokenizers of transformers: {verdict.reason}; try: {verdict.fix}"
+        )
+    if isinstance(source, GgufFile):
+        return _load(source)
+    with GgufFile.open(source) as file:
+        assert isinstance(file, GgufFile)
+        return _load(file)
+
+
+def tokenizer_files(file: GgufFile, folder: Path | None = None) -> Path:
+    """Write the tokenizer as the files a checkpoint folder has.
+
+    Args:
+        file: the open file.
+        folder: where; a new temporary folder where None, which is the caller's.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError, UnsupportedOperationError: see `load_tokenizer`.
+    """
+    tokenizer = load_tokenizer(file)
+    target = folder or Path(tempfile.mkdtemp(prefix="quantload-tokenizer-"))
+    tokenizer.save_pretrained(target)
+    return target
+
+
+def _load(file: GgufFile) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        vocabulary = Vocabulary.of(file.metadata, file.path)
+        tokenizer = _backend(file, vocabulary)
+    except QuantloadError as error:
+        if str(file.path) in str(error):
+            raise
+        raise type(error)(f"{file.path}: {error}") from error
+    roles = {role: vocabulary.special(name) for role, name in _ROLES.items()}
+    options: dict[str, Any] = {}
+    if vocabulary.model == "bert":
+        roles["cls_token"] = roles["cls_token"] or vocabulary.special("bos")
+        roles = {k: v for k, v in roles.items() if k not in ("bos_token", "eos_token")}
+        options = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    loaded = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        clean_up_tokenization_spaces=False,
+        model_max_length=file.metadata.get(f"{vocabulary.architecture}.context_length", int(1e30)),
+        **{role: token for role, token in roles.items() if token is not None},
+        **options,
+    )
+    template = _chat_template(file)
+    if template is not None:
+        loaded.chat_template = template
+    return loaded
+
+
+def _backend(file: GgufFile, vocabulary: Vocabulary) -> Any:
+    from tokenizers import AddedToken, Tokenizer
+
+    original = file.metadata.get("tokenizer.huggingface.json")
+    if isinstance(original, str):
+        return Tokenizer.from_str(original)
+    tokenizer = build(vocabulary)
+    known: dict[bool, list[AddedToken]] = {True: [], False: []}
+    for _, token, kind in vocabulary.numbered():
+        special = _KINDS.get(TokenType(kind)) if kind in _TYPES else None
+        if special is not None and token:
+            known[special].append(AddedToken(token, special=special, normalized=False))
+    tokenizer.add_special_tokens(known[True])
+    tokenizer.add_tokens(known[False])
+    template = _template(vocabulary)
+    if template is not None:
+        tokenizer.post_processor = template
+    return tokenizer
+
+
+_TYPES = frozenset(int(kind) for kind in TokenType)
+
+
+def _template(vocabulary: Vocabulary) -> Any:
+    """What is put before and after a text."""
+    from tokenizers import processors
+
+    before = after = None
+    if vocabulary.model == "bert":
+        before = vocabulary.special("cls") or vocabulary.special("bos") or "[CLS]"
+        after = vocabulary.special("seperator") or "[SEP]"
+    else:
+        if vocabulary.option("add_bos_token", _adds_bos(vocabulary)):
+            before = vocabulary.special("bos")
+        if vocabulary.option("add_eos_token", vocabulary.model == "t5"):
+            after = vocabulary.special("eos")
+    if before is None and after is None:
+        return None
+    first = [f"{before}:0"] if before else []
+    last = [f"{after}:0"] if after else []
+    again = [f"{before}:1"] if before and vocabulary.model != "bert" else []
+    final = [f"{after}:1"] if after else []
+    numbers = {token: vocabulary.tokens.index(token) for token in (before, after) if token}
+    return processors.TemplateProcessing(
+        single=[*first, "$A:0", *last],
+        pair=[*first, "$A:0", *last, *again, "$B:1", *final],
+        special_tokens=list(numbers.items()),
+    )
+
+
+def _adds_bos(vocabulary: Vocabulary) -> bool:
+    if vocabulary.model == "gpt2":
+        return splitting_of(vocabulary.pre, vocabulary.architecture).add_bos
+    return vocabulary.model == "llama"
+
+
+def _chat_template(file: GgufFile) -> Any:
+    """The chat template; several where the file has some with names."""
+    main = file.metadata.get("tokenizer.chat_template")
+    names = file.metadata.get("tokenizer.chat_templates") or []
+    others = {
+        name: file.metadata[f"tokenizer.chat_template.{name}"]
+        for name in names
+        if f"tokenizer.chat_template.{name}" in file.metadata
+    }
+    if not others:
+        return main
+    return {"default": main, **others} if main is not None else others
