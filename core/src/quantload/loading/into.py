@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quantload.checkpoint import Checkpoint, open_checkpoint
+from quantload.checkpoint import Checkpoint, open_checkpoint, resolve_source
 from quantload.loading.buffers import restore_buffers
 from quantload.loading.dtypes import parse_dtype
 from quantload.loading.execute import execute
@@ -132,16 +131,22 @@ def load_into(
             kernel=kernel,
             progress=progress,
         )
+        if quantizer is not None:
+            quantizer.postprocess_model(module)
     except BaseException:
         before.restore()
         opened.close()
         raise
-    if quantizer is not None:
-        quantizer.postprocess_model(module)
-    attach(
-        module,
-        LoadRecord(opened.folder, opened.config(), plan.names, plan.specs, quantizer, plan.report),
+    record = LoadRecord(
+        opened.folder,
+        opened.config(),
+        plan.names,
+        plan.groups,
+        plan.specs,
+        quantizer,
+        plan.report,
     )
+    attach(module, record)
     return plan.report
 
 
@@ -155,13 +160,7 @@ def open_source(
     """Open a checkpoint that is on this machine or on the hub."""
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
-    path = Path(checkpoint).expanduser()
-    if not path.exists():
-        from quantload.checkpoint import resolve_source
-
-        path = Path(resolve_source(checkpoint, variant=variant, **where))
-    elif where.get("subfolder"):
-        path = path / where["subfolder"]
+    path = resolve_source(checkpoint, variant=variant, **where)
     return open_checkpoint(path, variant=variant, mmap=mmap)
 
 

@@ -207,3 +207,17 @@ class _Weights(dict[str, Any]):
             assert self._offload is not None
             return self._offload[name]
         return found
+
+
+@contextlib.contextmanager
+def fetched(module: nn.Module) -> Iterator[None]:
+    """Have the offloaded tensors of a module (its own, not its children's) for a while."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is None:
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, ())

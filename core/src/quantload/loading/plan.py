@@ -40,6 +40,7 @@ class Plan:
         specs: module -> spec, of every module that will be packed.
         names: model name -> the checkpoint's, for tensors used as they are and for
             packed modules.
+        groups: model names -> checkpoint names, of tensors that are converted together.
         dtypes: model name -> the dtype of the float tensor.
     """
 
@@ -50,6 +51,7 @@ class Plan:
     sharing: Sharing
     specs: dict[str, ModuleSpec]
     names: dict[str, str]
+    groups: dict[tuple[str, ...], tuple[str, ...]]
     dtypes: dict[str, torch.dtype]
 
     @property
@@ -123,7 +125,8 @@ def make_plan(
     order = {file: index for index, file in enumerate(checkpoint.files)}
     steps.sort(key=lambda step: _position(step, order))
     names = {**_origins(found.routes), **evidence.names}
-    return Plan(steps, report, places, ties, sharing, specs, names, found.dtypes)
+    groups = {tuple(r.targets): r.sources for r in found.routes if r.conversion is not None}
+    return Plan(steps, report, places, ties, sharing, specs, names, groups, found.dtypes)
 
 
 def _origins(routes: list[Route]) -> dict[str, str]:

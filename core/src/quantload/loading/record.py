@@ -26,6 +26,7 @@ class LoadRecord:
         config: its `config.json` as it was.
         names: model name -> checkpoint name, of tensors used as they are and of
             packed modules.
+        groups: model names -> checkpoint names, of tensors that were converted together.
         specs: packed module -> spec.
         quantizer: the method; None for a float model.
         report: how checkpoint and model differed.
@@ -35,6 +36,7 @@ class LoadRecord:
     folder: Path
     config: dict[str, Any]
     names: dict[str, str]
+    groups: dict[tuple[str, ...], tuple[str, ...]]
     specs: dict[str, ModuleSpec]
     quantizer: HfQuantizer | None
     report: LoadReport

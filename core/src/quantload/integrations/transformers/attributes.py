@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -19,9 +18,8 @@ def finish_model(
     plan: Plan,
     traits: Traits,
     quantizer: HfQuantizer | None,
-    source: str,
+    folder: str,
     trust_remote_code: bool,
-    hub: Mapping[str, Any],
 ) -> Any:
     """Set the attributes that `from_pretrained` sets, and switch to evaluation.
 
@@ -30,9 +28,8 @@ def finish_model(
         plan: what was loaded.
         traits: of its class.
         quantizer: the method, if there is one.
-        source: folder or name on the hub.
+        folder: of the checkpoint.
         trust_remote_code: whether a `generate` of the checkpoint's own may be used.
-        hub: revision, subfolder, token and so on.
     """
     if isinstance(traits.names, TransformersNames):
         model._weight_conversions = traits.names.used()
@@ -40,7 +37,7 @@ def finish_model(
         model.hf_device_map = plan.device_map.as_dict()
     model.eval()
     if model.can_generate():
-        _generation(model, source, trust_remote_code, hub)
+        _generation(model, folder, trust_remote_code)
     if quantizer is not None:
         mark_quantized(model, quantizer)
         quantizer.postprocess_model(model)
@@ -83,10 +80,19 @@ def refuse_save_pretrained(*args: Any, **kwargs: Any) -> None:  # noqa: ARG001  
     )
 
 
-def _generation(model: Any, source: str, trust_remote_code: bool, hub: Mapping[str, Any]) -> None:
+def _generation(model: Any, folder: str, trust_remote_code: bool) -> None:
     """Read the generation config, or make it from the model's config, as `transformers` does."""
-    where = {"proxies": None, "force_download": False, **hub}
-    where["subfolder"] = hub.get("subfolder") or ""
     model.adjust_generation_fn(
-        None, False, None, source, **where, trust_remote_code=trust_remote_code
+        None,
+        False,
+        None,
+        folder,
+        cache_dir=None,
+        force_download=False,
+        proxies=None,
+        local_files_only=True,
+        token=None,
+        revision=None,
+        subfolder="",
+        trust_remote_code=trust_remote_code,
     )

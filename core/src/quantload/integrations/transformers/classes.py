@@ -8,6 +8,7 @@ from typing import Any
 
 import transformers
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 
 from quantload.errors import CheckpointError, UnsupportedOperationError
 
@@ -23,23 +24,20 @@ _BY_TASK = (
 )
 
 
-def load_config(source: str, trust_remote_code: bool, hub: Mapping[str, Any]) -> Any:
+def load_config(source: str, trust_remote_code: bool) -> Any:
     """The model's config.
 
     Args:
-        source: folder or name on the hub.
+        source: folder of the checkpoint.
         trust_remote_code: whether its Python files may be run.
-        hub: revision, subfolder, token and so on.
 
     Raises:
         CheckpointError: there is none, it is damaged, or of an unknown type.
         UnsupportedOperationError: it needs code that is not trusted.
     """
-    known = {k: v for k, v in hub.items() if v is not None}
-    known["subfolder"] = hub.get("subfolder") or ""
     try:
         return transformers.AutoConfig.from_pretrained(
-            source, trust_remote_code=trust_remote_code, **known
+            source, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
@@ -50,34 +48,27 @@ def load_config(source: str, trust_remote_code: bool, hub: Mapping[str, Any]) ->
         raise CheckpointError(f"{source}: no config.json that can be used: {error}") from error
 
 
-def model_class(
-    config: Any,
-    source: str,
-    asked: type | str | None,
-    trust_remote_code: bool,
-    hub: Mapping[str, Any],
-) -> Any:
+def model_class(config: Any, source: str, asked: type | str | None, trust_remote_code: bool) -> Any:
     """The class to build.
 
     Args:
         config: the model's config.
-        source: folder or name on the hub.
+        source: folder of the checkpoint.
         asked: a class, an Auto class, or the name of one; None for the config's own.
         trust_remote_code: whether the checkpoint's Python files may be run.
-        hub: revision, subfolder, token and so on.
 
     Raises:
         CheckpointError: no class is known for the config.
         UnsupportedOperationError: the class needs code that is not trusted.
     """
     if asked is not None:
-        return _asked(config, source, asked, trust_remote_code, hub)
+        return _asked(config, source, asked, trust_remote_code)
     names = list(getattr(config, "architectures", None) or [])
     remote = getattr(config, "auto_map", None) or {}
     if remote and trust_remote_code:
         reference = _remote_reference(remote, names)
         if reference is not None:
-            return _dynamic(reference, source, hub)
+            return _dynamic(*reference, source)
     for name in names:
         found = getattr(transformers, name, None)
         if _buildable(found):
@@ -107,14 +98,12 @@ def model_class(
     )
 
 
-def _asked(
-    config: Any, source: str, asked: type | str, trust_remote_code: bool, hub: Mapping[str, Any]
-) -> Any:
+def _asked(config: Any, source: str, asked: type | str, trust_remote_code: bool) -> Any:
     found: Any = getattr(transformers, asked, None) if isinstance(asked, str) else asked
     if hasattr(found, "_model_mapping"):
         remote = (getattr(config, "auto_map", None) or {}).get(found.__name__)
         if remote and trust_remote_code:
-            return _dynamic(remote, source, hub)
+            return _dynamic(found.__name__, remote, source)
         built = _of_task(config, found.__name__)
         if built is None:
             raise CheckpointError(
@@ -146,20 +135,18 @@ def _of_task(config: Any, auto: str) -> Any:
     return found
 
 
-def _remote_reference(remote: Mapping[str, Any], names: list[str]) -> str | None:
-    models = {k: v for k, v in remote.items() if k.startswith("AutoModel") and v}
+def _remote_reference(remote: Mapping[str, Any], names: list[str]) -> tuple[str, str] | None:
+    """The Auto class and the reference of the checkpoint's own model class."""
+    models = {k: str(v) for k, v in remote.items() if k.startswith("AutoModel") and v}
     for name in names:
-        for reference in models.values():
-            if str(reference).rpartition(".")[2] == name:
-                return str(reference)
-    for auto in _BY_TASK:
-        if auto in models:
-            return str(models[auto])
-    return None
+        for auto, reference in models.items():
+            if reference.rpartition(".")[2] == name:
+                return auto, reference
+    return next(((auto, models[auto]) for auto in _BY_TASK if auto in models), None)
 
 
-def _dynamic(reference: str, source: str, hub: Mapping[str, Any]) -> Any:
-    known = {k: v for k, v in hub.items() if v is not None and k != "subfolder"}
-    found = get_class_from_dynamic_module(reference, source, **known)
-    found.register_for_auto_class(auto_class=found)
-    return found
+def _dynamic(auto: str, reference: str, source: str) -> Any:
+    """A class from the checkpoint's Python files, which the caller trusts."""
+    found = get_class_from_dynamic_module(reference, source, local_files_only=True)
+    found.register_for_auto_class(auto_class=auto)
+    return add_generation_mixin_to_remote_model(found)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from quantload.config.stored import config_in
 from quantload.integrations.transformers.attributes import finish_model
-from quantload.integrations.transformers.classes import load_config, model_class
+from quantload.integrations.transformers.classes import load_config
+from quantload.integrations.transformers.classes import model_class as _class
 from quantload.integrations.transformers.skeleton import build, resolve_dtype, set_dtype
 from quantload.integrations.transformers.traits import traits_of
 from quantload.loading.dtypes import parse_dtype
@@ -42,13 +42,11 @@ def load(
 ) -> Any:
     """See `quantload.load_model`; `hub` holds revision, subfolder, token and so on."""
     wanted = parse_dtype(dtype)
-    source = os.fspath(checkpoint)
-    local = Path(source).expanduser()
-    name = str(local) if local.exists() else source
-    opened = open_source(checkpoint, variant=variant, mmap=mmap, **hub)
+    opened = open_source(checkpoint, variant=variant, mmap=mmap, code=trust_remote_code, **hub)
+    folder = str(opened.folder)
     try:
-        config = load_config(name, trust_remote_code, hub)
-        cls = _class(config, name, model_class, trust_remote_code, hub)
+        config = load_config(folder, trust_remote_code)
+        cls = _class(config, folder, model_class, trust_remote_code)
         quantizer = find_quantizer(opened, quantization_config, config_in(config.to_dict()))
         target = resolve_dtype(config, opened, wanted)
         if quantizer is not None:
@@ -57,7 +55,7 @@ def load(
             target = quantizer.update_dtype(target)
             config.quantization_config = quantizer.quantization_config
         set_dtype(config, target)
-        config.name_or_path = source
+        config.name_or_path = os.fspath(checkpoint)
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         model = build(cls, config, target)
@@ -81,13 +79,11 @@ def load(
         opened.folder,
         opened.config(),
         plan.names,
+        plan.groups,
         plan.specs,
         quantizer,
         plan.report,
         code=trust_remote_code,
     )
     attach(model, record)
-    return finish_model(model, plan, traits, quantizer, name, trust_remote_code, hub)
-
-
-_class = model_class
+    return finish_model(model, plan, traits, quantizer, folder, trust_remote_code)
