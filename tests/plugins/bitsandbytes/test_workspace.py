@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from quantload_bitsandbytes.workspace import Workspace, carve
+from quantload_bitsandbytes.workspace import SPLIT_FROM, Workspace, carve
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ def test_work_runs_on_threads_that_do_not_split_operations(three_threads: object
         time.sleep(0.01)
         seen.append((start, stop, threading.get_ident(), torch.get_num_threads()))
 
-    workspace.in_chunks(10, 3, work, threads=True)
+    workspace.in_chunks(10, 3, work, each=SPLIT_FROM)
     assert sorted(s[:2] for s in seen) == [(0, 3), (3, 6), (6, 9), (9, 10)]
     assert threading.get_ident() not in {s[2] for s in seen}
     assert {s[3] for s in seen} == {1}
@@ -67,21 +67,32 @@ def test_an_error_in_the_work_comes_out(three_threads: object) -> None:
         raise ZeroDivisionError(start)
 
     with pytest.raises(ZeroDivisionError):
-        Workspace().in_chunks(10, 3, work, threads=True)
+        Workspace().in_chunks(10, 3, work, each=SPLIT_FROM)
 
 
 def test_inference_mode_reaches_the_threads(three_threads: object) -> None:
     modes = []
     with torch.inference_mode():
         Workspace().in_chunks(
-            4, 1, lambda *_: modes.append(torch.is_inference_mode_enabled()), threads=True
+            4, 1, lambda *_: modes.append(torch.is_inference_mode_enabled()), each=SPLIT_FROM
         )
     assert modes == [True] * 4
 
 
+def test_little_work_is_done_right_here() -> None:
+    seen: list[int] = []
+    Workspace().in_chunks(4, 1, lambda *_: seen.append(threading.get_ident()), each=1)
+    assert Workspace().unsplit(100, threading.get_ident) == threading.get_ident()
+    assert set(seen) == {threading.get_ident()}
+
+
+def test_much_work_is_done_where_torch_splits_nothing(three_threads: object) -> None:
+    assert Workspace().unsplit(SPLIT_FROM, torch.get_num_threads) == 1
+
+
 def test_threads_end_with_the_workspace(three_threads: object) -> None:
     workspace = Workspace()
-    workspace.in_chunks(4, 1, lambda *_: None, threads=True)
+    workspace.in_chunks(4, 1, lambda *_: None, each=SPLIT_FROM)
     named = [t for t in threading.enumerate() if t.name.startswith("quantload-quantize")]
     assert named
     del workspace
@@ -93,24 +104,24 @@ def test_threads_end_with_the_workspace(three_threads: object) -> None:
 
 def test_copies_start_empty(three_threads: object) -> None:
     workspace = Workspace()
-    workspace.in_chunks(4, 1, lambda *_: None, threads=True)
+    workspace.in_chunks(4, 1, lambda *_: None, each=SPLIT_FROM)
     with workspace.borrow(100, CPU):
         pass
     for other in (copy.deepcopy(workspace), pickle.loads(pickle.dumps(workspace))):
         assert other.nbytes == 0
-        other.in_chunks(4, 1, lambda *_: None, threads=True)
+        other.in_chunks(4, 1, lambda *_: None, each=SPLIT_FROM)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_makes_threads_of_its_own(three_threads: object) -> None:
     workspace = Workspace()
-    workspace.in_chunks(4, 1, lambda *_: None, threads=True)
+    workspace.in_chunks(4, 1, lambda *_: None, each=SPLIT_FROM)
     child = os.fork()
     if child == 0:
         done: list[int] = []
         # No torch operation in the child: only that its own threads do the work.
-        workspace.in_chunks(4, 1, lambda start, _: done.append(start), threads=True)
+        workspace.in_chunks(4, 1, lambda start, _: done.append(start), each=SPLIT_FROM)
         os._exit(0 if sorted(done) == [0, 1, 2, 3] else 1)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

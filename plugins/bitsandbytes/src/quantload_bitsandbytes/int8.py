@@ -54,7 +54,7 @@ def quantize_rows(weight: Tensor, workspace: Workspace | None = None) -> tuple[T
 
     with torch.no_grad():
         if columns:
-            space.in_chunks(rows, step, work, threads=on_cpu)
+            space.in_chunks(rows, step, work, each=columns if on_cpu else 0)
         else:
             scales.zero_()
     return codes, scales

@@ -83,10 +83,10 @@ def make_4bit(
     made = library.quantize_4bit(source, block_size, quant_type)
     if made is None:
         made = quantize_4bit(source, block_size, quant_type, workspace)
-    _refuse_nonfinite(spec, made.absmax)
+    _refuse_nonfinite(spec, made.absmax, workspace)
     absmax, nested_absmax, nested_map, offset = made.absmax, None, None, 0.0
     if config.bnb_4bit_use_double_quant:
-        nested = library.quantize_absmax(absmax) or quantize_absmax(absmax)
+        nested = library.quantize_absmax(absmax) or quantize_absmax(absmax, workspace)
         absmax, nested_absmax, offset = nested.codes, nested.absmax, nested.offset.item()
         nested_map = dynamic_map().to(source.device, copy=True)
     state = QuantState(
@@ -122,7 +122,7 @@ def make_8bit(
     """Quantize by rows; the arguments are those of `make_4bit`."""
     made = library.quantize_rows(source) or quantize_rows(source, workspace)
     codes, scales = made
-    _refuse_nonfinite(spec, scales)
+    _refuse_nonfinite(spec, scales, workspace)
     return Bnb8Weight(
         (source.shape[0], source.shape[1]),
         dtype,
@@ -133,9 +133,10 @@ def make_8bit(
     )
 
 
-def _refuse_nonfinite(spec: ModuleSpec, scales: Tensor) -> None:
+def _refuse_nonfinite(spec: ModuleSpec, scales: Tensor, workspace: Workspace) -> None:
     """Every scale is a largest magnitude, so a number that is none shows in one."""
-    if scales.numel() and not torch.isfinite(scales.amax()):
+    size = scales.numel() if scales.device.type == "cpu" else 0
+    if scales.numel() and not torch.isfinite(workspace.unsplit(size, scales.amax)):
         raise CheckpointError(
             f"{spec.name}.weight: expected finite numbers, found a NaN, an infinity, or (for "
             f"LLM.int8, which goes through float16) a magnitude over 65504; name the module in "

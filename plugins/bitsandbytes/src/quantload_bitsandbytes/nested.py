@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantload_bitsandbytes.codebooks import dynamic_map
+from quantload_bitsandbytes.workspace import Workspace
 
 NESTED_BLOCK_SIZE = 256
 
@@ -48,19 +49,28 @@ def _steps(device: torch.device) -> Tensor:
         return torch.bucketize(centres.float(), bounds).to(torch.uint8).to(device)
 
 
-def quantize_absmax(absmax: Tensor) -> NestedAbsmax:
-    """Quantize float32 `[n_blocks]`."""
+def quantize_absmax(absmax: Tensor, workspace: Workspace | None = None) -> NestedAbsmax:
+    """Quantize float32 `[n_blocks]`.
+
+    The mean is torch's over all of them, which depends in its last bit on how many
+    threads share the sum; it is taken as the library takes it.
+    """
     with torch.no_grad():
         offset = absmax.mean()
-        centred = absmax - offset
-        n = centred.numel()
-        blocks = F.pad(centred, (0, -n % NESTED_BLOCK_SIZE)).view(-1, NESTED_BLOCK_SIZE)
-        scale = blocks.abs().nan_to_num_(nan=0.0, posinf=torch.inf).amax(1)
-        scaled = blocks * scale.reciprocal().unsqueeze(1)
-        scaled = scaled.clamp_(-1, 1).nan_to_num_(nan=-1.0)
-        index = ((scaled + 1.0) * 0.5 * _STEPS + 0.5).to(torch.int32)
-        codes = _steps(absmax.device).index_select(0, index.view(-1))
-        return NestedAbsmax(codes[:n].clone(), scale, offset)
+        size = absmax.numel() if absmax.device.type == "cpu" else 0
+        space = workspace or Workspace()
+        codes, scale = space.unsplit(size, lambda: _quantize(absmax - offset))
+        return NestedAbsmax(codes, scale, offset)
+
+
+def _quantize(centred: Tensor) -> tuple[Tensor, Tensor]:
+    n = centred.numel()
+    blocks = F.pad(centred, (0, -n % NESTED_BLOCK_SIZE)).view(-1, NESTED_BLOCK_SIZE)
+    scale = blocks.abs().nan_to_num_(nan=0.0, posinf=torch.inf).amax(1)
+    scaled = blocks * scale.reciprocal().unsqueeze(1)
+    scaled = scaled.clamp_(-1, 1).nan_to_num_(nan=-1.0)
+    index = ((scaled + 1.0) * 0.5 * _STEPS + 0.5).to(torch.int32)
+    return _steps(centred.device).index_select(0, index.view(-1))[:n].clone(), scale
 
 
 def dequantize_absmax(

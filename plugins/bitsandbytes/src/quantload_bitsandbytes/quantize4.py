@@ -103,7 +103,7 @@ def _quantize(
                 packed[start // 2 : stop // 2],
             )
 
-    workspace.in_chunks(full, step, work, threads=on_cpu)
+    workspace.in_chunks(full, step, work, each=1 if on_cpu else 0)
     if full < n:
         _short_block(flat[full:], table, absmax[-1:], packed[full // 2 :])
     return Quantized4(packed, absmax)

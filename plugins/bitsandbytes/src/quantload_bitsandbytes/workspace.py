@@ -3,8 +3,9 @@
 Touching fresh pages costs more than the arithmetic of quantization, so the buffers of
 one layer serve the next. Torch looks tables up (`index_select`) on one thread only, and
 splitting each of fifteen short operations among threads costs a rendezvous each, which
-takes milliseconds where another process wants the core. So whole chunks are handed to
-Python threads, in which torch does not split its operations.
+takes milliseconds where another process wants the core; and the threads that meet there
+go on spinning for a while afterwards. So whole chunks, be it only one, are handed to
+Python threads in which torch does not split its operations.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 MAX_WORKERS = 8
+
+SPLIT_FROM = 32768
+"""Fewer elements torch does not split among threads anyway."""
+
+T = TypeVar("T")
 
 _starting = threading.Lock()
 
@@ -67,30 +73,44 @@ class Workspace:
             return sum(len(buffer) for buffer in self._free)
 
     def in_chunks(
-        self, total: int, step: int, work: Callable[[int, int], None], *, threads: bool
+        self, total: int, step: int, work: Callable[[int, int], None], *, each: int = 1
     ) -> None:
         """Call `work(start, stop)` for each chunk of `range(total)`.
 
         Args:
-            total: number of elements.
-            step: elements in a chunk; the last may be shorter.
+            total: number of units.
+            step: units in a chunk; the last may be shorter.
             work: must not depend on the order of its calls.
-            threads: whether several threads may call it at a time.
+            each: elements in a unit; 0 for work that is not for the CPU.
         """
         spans = [(start, min(start + step, total)) for start in range(0, total, step)]
-        if not threads or len(spans) < 2 or torch.get_num_threads() < 2:
+        if total * each < SPLIT_FROM or torch.get_num_threads() < 2:
             for span in spans:
                 work(*span)
             return
+        for done in [self._submit(work, *span) for span in spans]:
+            done.result()
+
+    def unsplit(self, size: int, work: Callable[[], T]) -> T:
+        """The result of `work()`, in which torch splits no operation.
+
+        Args:
+            size: elements it works on; few are worked on right here.
+            work: what to do, with tensors on the CPU.
+        """
+        if size < SPLIT_FROM or torch.get_num_threads() < 2:
+            return work()
+        return self._submit(work).result()
+
+    def _submit(self, work: Callable[..., T], *arguments: int) -> Future[T]:
         inference = torch.is_inference_mode_enabled()
 
-        def run(span: tuple[int, int]) -> None:
+        def run() -> T:
             # Both modes belong to a thread; a new one starts without them.
             with torch.inference_mode(mode=inference), torch.no_grad():
-                work(*span)
+                return work(*arguments)
 
-        for done in [self._threads().submit(run, span) for span in spans]:
-            done.result()
+        return self._threads().submit(run)
 
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
