@@ -1,0 +1,1 @@
+"""The kernels themselves. Importing these modules imports triton."""

@@ -1,0 +1,217 @@
+"""Launching the kernels: plans, grids and scratch memory."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quantload_kernels_triton.availability import interpreting, version
+from quantload_kernels_triton.geometry import Geometry
+from quantload_kernels_triton.jit.decoded import decoded
+from quantload_kernels_triton.jit.few_rows import few_rows
+from quantload_kernels_triton.jit.many_rows import add_parts, many_rows
+from quantload_kernels_triton.plans import MOST_FEW, Plan, family, fitted, plan_for
+
+_PTX = not interpreting() and torch.version.hip is None
+_FIRST = version() < (3, 7)
+_HALVES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+_ADDED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A weight as the kernels take it; see `operators.affine_linear`."""
+
+    words: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    segments: Tensor | None
+    bits: int
+    group_size: int
+    run: int
+    out_features: int
+    in_features: int
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the arrangement."""
+        return Geometry(self.bits, self.out_features, self.in_features)
+
+    def settings(self) -> dict[str, Any]:
+        """What the kernels are compiled for."""
+        geometry = self.geometry
+        return {
+            "BITS": self.bits,
+            "UNIT": geometry.unit,
+            "GROUP": 0 if self.scales.shape[0] == 1 else self.group_size,
+            "RUN": self.run,
+            "LISTED": self.segments is not None,
+            "SYMMETRIC": self.zeros is None or self.zeros.numel() == 0,
+            "PTX": _PTX,
+            "FIRST": _FIRST,
+        }
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Words, scales, zeros and segments, something in the place of what is absent."""
+        zeros = self.words if self.zeros is None else self.zeros
+        segments = self.words if self.segments is None else self.segments
+        return self.words, self.scales, zeros, segments
+
+
+def plan_of(rows: int, weight: Arranged) -> Plan:
+    """The plan for so many rows of activations on the device of the weight."""
+    device = weight.words.device
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 0)
+    return plan_for(family(capability), weight.geometry, weight.run, rows)
+
+
+def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None = None) -> Tensor:
+    """`x @ W.T` for x `[rows, in_features]`; `plan` overrides the tables."""
+    rows = x.shape[0]
+    if rows == 0:
+        return x.new_empty((0, weight.out_features))
+    with _current(x):
+        if x.dtype not in _HALVES:
+            return F.linear(_gathered(x, order), decode(weight, x.dtype))
+        plan = plan or plan_of(rows, weight)
+        if plan.kernel == "few" and rows <= MOST_FEW:
+            return _few(x, weight, order, plan)
+        x = _gathered(x, order)
+        if plan.kernel == "decoded":
+            return F.linear(x, decode(weight, x.dtype))
+        return _many(x, weight, plan)
+
+
+def decode(weight: Arranged, dtype: torch.dtype, plan: Plan | None = None) -> Tensor:
+    """The weight as a matrix `[out_features, in_features]`, its columns sorted."""
+    if dtype not in (*_HALVES, torch.float32):
+        return decode(weight, torch.float32).to(dtype)
+    geometry = weight.geometry
+    plan = fitted(plan or Plan("decoded", units=2, warps=4), geometry, weight.run)
+    width = plan.units * plan.warps
+    shape = (geometry.rows, geometry.columns)
+    out = torch.empty(shape, dtype=dtype, device=weight.words.device)
+    grid = (-(-geometry.units // width), geometry.tiles // plan.tiles)
+    with _current(out):
+        decoded[grid](
+            *weight.tensors(),
+            out,
+            geometry.columns,
+            geometry.rows,
+            geometry.tiles,
+            geometry.units,
+            weight.scales.shape[0],
+            **weight.settings(),
+            SCALING=_scaling(weight.scales.dtype, dtype),
+            MASKED=_missing(geometry, width),
+            R=plan.tiles,
+            U=plan.units,
+            W=plan.warps,
+            DT=_HALVES.get(dtype, tl.float16),
+            num_warps=plan.warps,
+            num_stages=1,
+        )
+    return out
+
+
+def _few(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan) -> Tensor:
+    geometry = weight.geometry
+    rows = x.shape[0]
+    eights = 1 if rows <= 8 else 2 if rows <= 16 else 4
+    x = x if x.stride(1) == 1 else x.contiguous()
+    y = x.new_empty((rows, geometry.rows))
+    width = plan.warps * plan.units * plan.ahead
+    few_rows[(geometry.tiles // plan.tiles,)](
+        x,
+        *weight.tensors(),
+        weight.words if order is None else order,
+        y,
+        rows,
+        geometry.columns,
+        geometry.rows,
+        x.stride(0),
+        geometry.tiles,
+        geometry.units,
+        weight.scales.shape[0],
+        **weight.settings(),
+        GATHER=order is not None,
+        MASKED=_missing(geometry, width),
+        R=plan.tiles,
+        U=plan.units,
+        C=plan.ahead,
+        N8=eights,
+        W=plan.warps,
+        num_warps=plan.warps,
+        num_stages=1,
+    )
+    return y
+
+
+def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
+    geometry = weight.geometry
+    rows = x.shape[0]
+    x = x if x.stride(1) == 1 else x.contiguous()
+    y = x.new_empty((rows, geometry.rows))
+    each = -(-geometry.units // (plan.parts * plan.units)) * plan.units
+    parts = -(-geometry.units // each)
+    out = y if parts == 1 else y.new_empty((parts, *y.shape), dtype=torch.float32)
+    tall = plan.tiles * plan.warps
+    many_rows[(-(-rows // plan.rows), -(-geometry.tiles // tall), parts)](
+        x,
+        *weight.tensors(),
+        out,
+        rows,
+        geometry.columns,
+        geometry.rows,
+        x.stride(0),
+        geometry.tiles,
+        geometry.units,
+        weight.scales.shape[0],
+        each,
+        **weight.settings(),
+        SCALING=_scaling(weight.scales.dtype, x.dtype),
+        MASKED=_missing(geometry, plan.units) or int(geometry.tiles % tall != 0),
+        ROWS=plan.rows,
+        R=plan.tiles,
+        U=plan.units,
+        W=plan.warps,
+        STAGES=plan.stages,
+        num_warps=plan.warps,
+        num_stages=plan.stages,
+    )
+    if parts > 1:
+        grid = (-(-y.numel() // _ADDED_AT_ONCE),)
+        add_parts[grid](out, y, y.numel(), COUNT=parts, BLOCK=_ADDED_AT_ONCE, num_warps=4)
+    return y
+
+
+def _missing(geometry: Geometry, width: int) -> int:
+    """`MASKED` of the kernels: what may be missing when `width` units are taken at once."""
+    if geometry.padded_columns != geometry.columns:
+        return 2
+    return int(geometry.units % width != 0)
+
+
+def _gathered(x: Tensor, order: Tensor | None) -> Tensor:
+    return x if order is None else x.index_select(1, order)
+
+
+def _scaling(scales: torch.dtype, out: torch.dtype) -> int:
+    """See `scaled_plane`."""
+    if scales == out and out in _HALVES:
+        return 0
+    return 1 if out == torch.bfloat16 else 2
+
+
+def _current(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current device, whatever device the tensors are on."""
+    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+        return torch.cuda.device(tensor.device)
+    return contextlib.nullcontext()

@@ -1,0 +1,118 @@
+"""Which kernel runs a product, and with which sizes: looked up in measured tables.
+
+The tables in `tuning/` are written by `benchmarks/triton_affine.py --tune`. A product is
+given the sizes of the measured one that is most like it; nothing is tried out at run
+time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+
+from quantload_kernels_triton.geometry import Geometry
+
+MOST_FEW = 32
+"""Rows up to which `few_rows` can be used."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes for one launch.
+
+    Attributes:
+        kernel: "few", "many" or "decoded".
+        tiles: tiles of 16 rows of the weight, of a program ("few") or a warp ("many").
+        units: units of columns that a warp takes at once.
+        warps: warps of a program.
+        ahead: how many times `units` a warp of "few" loads before it multiplies.
+        rows: rows of activations of a program of "many".
+        stages: depth of the pipeline of "many".
+        parts: into how many parts "many" splits the columns.
+    """
+
+    kernel: str
+    tiles: int = 1
+    units: int = 1
+    warps: int = 8
+    ahead: int = 1
+    rows: int = 128
+    stages: int = 3
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A product that was tuned: `rows` by `[out, into]`, and the plan that was fastest."""
+
+    bits: int
+    rows: int
+    out: int
+    into: int
+    plan: Plan
+
+
+def family(capability: tuple[int, int]) -> str:
+    """Name of the table for a device."""
+    return "sm90" if capability >= (9, 0) else "sm80"
+
+
+@cache
+def table(name: str) -> tuple[Measured, ...]:
+    """A table of the package."""
+    text = files("quantload_kernels_triton").joinpath("tuning", f"{name}.json").read_text("utf-8")
+    return tuple(
+        Measured(
+            entry["bits"], entry["rows"], entry["out"], entry["in"], Plan(**entry["plan"])
+        )
+        for entry in json.loads(text)["measured"]
+    )
+
+
+@cache
+def plan_for(name: str, geometry: Geometry, run: int, rows: int) -> Plan:
+    """The plan for a product.
+
+    Args:
+        name: of the table.
+        geometry: of the weight.
+        run: columns that share a group.
+        rows: rows of activations, at least 1.
+    """
+    entries = [entry for entry in table(name) if entry.bits == geometry.bits]
+    steps = sorted({entry.rows for entry in entries})
+    step = next((step for step in steps if step >= rows), steps[-1])
+    shape = (geometry.rows, geometry.columns)
+    nearest = min(
+        (entry for entry in entries if entry.rows == step),
+        key=lambda entry: _distance(shape, (entry.out, entry.into)),
+    )
+    return fitted(nearest.plan, geometry, run)
+
+
+def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:
+    return sum(abs(math.log(a / b)) for a, b in zip(one, other, strict=True))
+
+
+def fitted(plan: Plan, geometry: Geometry, run: int) -> Plan:
+    """A plan made possible for a weight."""
+    units = plan.units if run >= plan.units * geometry.unit else 1
+    plan = replace(plan, units=units)
+    if plan.kernel == "many":
+        steps = -(-geometry.units // plan.units)
+        return replace(plan, parts=max(1, min(plan.parts, steps // 2)))
+    tiles = plan.tiles
+    while geometry.tiles % tiles:
+        tiles //= 2
+    if plan.kernel == "decoded":
+        return replace(plan, tiles=tiles)
+    # No warp should be idle, and nothing loaded that is not there.
+    warps, ahead = plan.warps, plan.ahead
+    while ahead > 1 and warps * plan.units * ahead > geometry.units:
+        ahead //= 2
+    while warps > 4 and warps * plan.units > geometry.units:
+        warps //= 2
+    return replace(plan, tiles=tiles, warps=warps, ahead=ahead)
