@@ -66,9 +66,8 @@ def test_the_model_is_where_it_was_asked_to_be(loaded):
 
 @torch.no_grad()
 def test_logits_are_those_of_the_dequantized_model(loaded, ids):
-    config, model = loaded
-    again = quantload.load_model(MODEL, quantization_config=config, device_map="cuda")
-    reference = quantload.dequantize(again)
+    _, model = loaded
+    reference = quantload.dequantize(copy.deepcopy(model))
     assert closeness(model(ids).logits, reference(ids).logits) > 0.999
 
 
@@ -102,9 +101,9 @@ def test_saved_from_the_device_it_is_the_same_on_the_cpu(loaded, tmp_path):
     _, model = loaded
     quantload.save_model(model, tmp_path / "saved")
     again = quantload.load_model(tmp_path / "saved")
-    first, second = storage_of(model), storage_of(again)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name, host in hosts_of(model):
+        mine, other = host.weight, again.get_submodule(name).weight
+        assert torch.equal(mine.dequantize(torch.float32).cpu(), other.dequantize(torch.float32))
 
 
 @torch.no_grad()
@@ -149,6 +148,8 @@ def test_a_gradient_reaches_the_input(loaded):
 @torch.no_grad()
 def test_a_layer_compiles_without_a_break_and_is_captured_in_a_graph(loaded):
     _, model = loaded
+    if not model.hf_quantizer.is_compileable:
+        pytest.skip("the method says that it cannot be compiled")
     _, host = next(hosts_of(model))
     x = torch.randn(2, host.weight.shape[-1], device="cuda", dtype=torch.bfloat16)
     compiled = torch.compile(host, fullgraph=True)
@@ -180,12 +181,14 @@ def test_parts_may_be_offloaded_to_the_cpu(loaded, ids):
     assert closeness(split(ids).logits, model(ids).logits) > 0.9999
 
 
-def test_a_model_is_quantized_on_the_device_as_on_the_cpu(loaded):
+def test_quantizing_on_the_device_is_as_good_as_on_the_cpu(loaded):
     config, model = loaded
-    again = quantload.load_model(MODEL, quantization_config=config)
-    first, second = storage_of(model), storage_of(again)
-    assert first.keys() == second.keys()
+    again = quantload.load_model(MODEL, quantization_config=config, device_map="cpu")
+    exact = quantload.load_model(MODEL, dtype=torch.float32)
     for name, host in hosts_of(model):
-        other = again.get_submodule(name).weight.dequantize(torch.float32)
-        mine = host.weight.dequantize(torch.float32).cpu()
-        assert (mine - other).norm() / other.norm() < 0.02, name
+        matrix = exact.get_submodule(name).weight
+        errors = [
+            (weight.dequantize(torch.float32).cpu() - matrix).norm() / matrix.norm()
+            for weight in (host.weight, again.get_submodule(name).weight)
+        ]
+        assert errors[0] < errors[1] * 1.03 + 1e-6, name
