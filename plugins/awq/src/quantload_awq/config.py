@@ -1,0 +1,163 @@
+"""`AwqConfig`: every field and every spelling that AWQ checkpoints are described with."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any, ClassVar
+
+from quantload.plugin import ConfigError, QuantizationConfig, option
+
+logger = logging.getLogger("quantload.awq")
+
+VERSIONS = ("gemm", "gemv", "gemv_fast", "llm-awq", "marlin")
+
+_SYNONYMS = {"w_bit": "bits", "wbits": "bits", "q_group_size": "group_size"}
+_VERSION_KEYS = ("version", "format", "checkpoint_format")
+_STORED_AS = {
+    "exllama": "gemm",
+    "exllama_v2": "gemm",
+    "exllamav2": "gemm",
+    "ipex": "gemm",
+    "llm_awq": "llm-awq",
+    "gemv-fast": "gemv_fast",
+}
+"""Kernels that older configs name as a version, and the layout that they read."""
+
+_DEFAULT_WHERE_NULL = ("bits", "version", "zero_point", "damp_percent", "desc_act")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AwqConfig(QuantizationConfig):
+    """Settings of AWQ; the fields of the `transformers` class of the same name and more.
+
+    Attributes:
+        bits: bits of a weight. Writers other than autoawq have 2 to 8 in `gemm`.
+        group_size: columns that share a scale; -1 for whole rows.
+        zero_point: zero-points are stored; without, they are `2**(bits - 1)`.
+        version: the layout: "gemm", "gemv", "gemv_fast", "llm-awq" or "marlin", in any
+            case. Also spelled `format`.
+        modules_to_not_convert: modules that stay float.
+        backend: "llm-awq" stands for that layout; other values are choices of kernels of
+            other libraries, without effect here.
+        do_fuse, fuse_max_seq_len, modules_to_fuse, exllama_config: of other libraries'
+            runtime; without effect here.
+        sym, desc_act, damp_percent, true_sequential, act_group_aware, dataset, tokenizer,
+        meta, lm_head, pack_dtype: written by tools that share them with GPTQ; without
+            effect on reading.
+    """
+
+    quant_method: ClassVar[str] = "awq"
+
+    bits: int = option(4, minimum=2, maximum=8)
+    group_size: int = option(
+        128, check=lambda n: n == -1 or n > 0, allowed="a positive whole number, or -1 for rows"
+    )
+    zero_point: bool = True
+    version: str = option("gemm", choices=VERSIONS)
+    modules_to_not_convert: list[str] | None = option(None, inert=True)
+    backend: str | None = option(None, loading=True)
+    do_fuse: bool | None = option(None, loading=True)
+    fuse_max_seq_len: int | None = option(None, loading=True)
+    modules_to_fuse: dict[str, Any] | None = option(None, loading=True)
+    exllama_config: dict[str, Any] | None = option(None, loading=True)
+    sym: bool | None = option(None, inert=True)
+    desc_act: bool | None = option(None, inert=True)
+    damp_percent: float | None = option(None, inert=True)
+    true_sequential: bool | None = option(None, inert=True)
+    act_group_aware: bool | None = option(None, inert=True)
+    dataset: Any = option(None, inert=True)
+    tokenizer: Any = option(None, inert=True)
+    meta: dict[str, Any] | None = option(None, inert=True)
+    lm_head: bool | None = option(None, inert=True)
+    pack_dtype: str | None = option(None, inert=True)
+
+    def check(self) -> None:
+        """Refuse layouts that do not have the width or the zero-points."""
+        if self.version != "gemm" and self.bits != 4:
+            raise ConfigError(
+                f"AwqConfig.bits: found {self.bits}, expected 4: the {self.version} layout has no "
+                f"other width",
+                field="bits",
+                value=self.bits,
+                allowed="4, or version='gemm'",
+            )
+        if self.version == "marlin" and self.zero_point:
+            raise ConfigError(
+                "AwqConfig.zero_point: found True, expected False: the marlin layout has no "
+                "zero-points",
+                field="zero_point",
+                value=True,
+                allowed="false, or another version",
+            )
+
+    @property
+    def format(self) -> str:
+        """`version`, as `transformers` calls it."""
+        return self.version
+
+    @classmethod
+    def normalize(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Every spelling found in the wild, as the fields of this class."""
+        raw.setdefault("quant_method", raw.pop("method", None))
+        fields: dict[str, Any] = {}
+        for key, value in raw.items():
+            name = _SYNONYMS.get(key, key)
+            if name != key and name in raw:
+                _same(key, value, name, raw[name])
+                continue
+            fields[name] = value
+        fields["version"] = _version_in(fields)
+        if fields.get("zero_point") is None and fields.get("sym") is not None:
+            fields["zero_point"] = not fields["sym"]
+        if fields["version"] == "marlin":
+            fields.setdefault("zero_point", False)
+        if fields.get("group_size", 0) is None:
+            fields["group_size"] = -1
+        for key in _DEFAULT_WHERE_NULL:
+            if fields.get(key, 0) is None:
+                del fields[key]
+        return fields
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as other readers of AWQ want them; those that are None are left out.
+
+        `modules_to_not_convert` stays, for readers look it up.
+        """
+        values = {
+            key: value
+            for key, value in super().to_dict().items()
+            if value is not None or key == "modules_to_not_convert"
+        }
+        return {**values, "format": self.version}
+
+
+def _same(key: str, value: Any, name: str, other: Any) -> None:
+    if value != other:
+        raise ConfigError(
+            f"AwqConfig: {key} is {value!r} and {name}, which means the same, is {other!r}",
+            field=name,
+            value=other,
+            allowed=repr(value),
+        )
+
+
+def _version_in(fields: dict[str, Any]) -> str | None:
+    """Take the layout out of its many places: `version` wins, then `format`."""
+    said = {key: fields.pop(key, None) for key in _VERSION_KEYS}
+    if fields.get("backend") == "llm-awq" or fields.get("quant_method") in ("llm-awq", "llm_awq"):
+        return "llm-awq"
+    found = []
+    for key, value in said.items():
+        if value is not None:
+            lowered = str(value).lower()
+            found.append((key, _STORED_AS.get(lowered, lowered)))
+    if not found:
+        return None
+    if len({value for _, value in found}) > 1:
+        logger.warning(
+            "the AWQ config says %s; %s counts",
+            " and ".join(f"{key}={value!r}" for key, value in found),
+            found[0][0],
+        )
+    return found[0][1]

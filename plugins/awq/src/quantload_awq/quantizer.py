@@ -1,0 +1,191 @@
+"""`AwqQuantizer`: AWQ checkpoints, read, made and written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from quantload.plugin import (
+    CheckpointError,
+    ModuleSpec,
+    UnsupportedOperationError,
+    WeightQuantizer,
+)
+from quantload.quantizers.spec import Header
+from quantload.quantizers.targets import matches, quantizable_modules
+from quantload.weights.affine import AffineWeight
+from quantload.weights.affine.headers import by_module
+from quantload.weights.affine.rtn import round_to_nearest
+from quantload_awq import layout
+from quantload_awq.config import AwqConfig
+from quantload_awq.expressible import misfits
+from quantload_awq.headers import LEAVES, read_headers
+
+if TYPE_CHECKING:
+    from quantload.plugin import PackedWeight, TensorHeader
+
+logger = logging.getLogger("quantload.awq")
+
+_FAST = ("gemv_fast", "llm-awq")
+
+
+class AwqQuantizer(WeightQuantizer):
+    """Reads what a checkpoint's tensors show; the config says what they cannot.
+
+    Args:
+        quantization_config: the config.
+        **kwargs: see `HfQuantizer`.
+    """
+
+    quantization_config: AwqConfig
+
+    def __init__(self, quantization_config: AwqConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self._told: set[str] = set()
+
+    # -- reading -------------------------------------------------------------------
+
+    def claims(self, headers: Mapping[str, TensorHeader]) -> dict[str, ModuleSpec]:
+        """See `WeightQuantizer.claims`: a module is packed where it has a `qweight`.
+
+        An activation that has `scales` and nothing else is claimed as a wrapper.
+        """
+        config = self.quantization_config
+        found: dict[str, ModuleSpec] = {}
+        for name, own in by_module(headers, (*LEAVES, "g_idx"), extra=("bias",)).items():
+            if set(own) == {"scales"} and len(own["scales"].shape) == 1:
+                found[name] = ModuleSpec(name, "wrapper", tensors=own)
+                continue
+            shape = read_headers(name, own, config)
+            if shape.layout != config.version:
+                self._note(shape.layout)
+            params = {
+                "bits": config.bits,
+                "group_size": shape.group_size,
+                "zero_point": config.zero_point,
+                "version": shape.layout,
+            }
+            logical = (shape.rows, shape.columns)
+            found[name] = ModuleSpec(name, shape=logical, tensors=own, params=params)
+        self._compare_with_skips(found)
+        return found
+
+    def _note(self, shown: str) -> None:
+        if shown not in self._told:
+            self._told.add(shown)
+            logger.warning(
+                "the config says version=%r, and layers have the tensors of %r: they are read as "
+                "what they are",
+                self.quantization_config.version,
+                shown,
+            )
+
+    def _compare_with_skips(self, found: Mapping[str, ModuleSpec]) -> None:
+        skips = self.quantization_config.modules_to_not_convert or []
+        listed = [name for name in found if matches(name, skips)]
+        if listed:
+            logger.info(
+                "%d modules are packed although modules_to_not_convert lists them: %s",
+                len(listed),
+                ", ".join(listed[:5]),
+            )
+
+    def empty(self, spec: ModuleSpec) -> PackedWeight:
+        """See `WeightQuantizer.empty`."""
+        dtype = spec.dtype or torch.float16
+        return layout.empty(spec, spec.tensors, self.quantization_config, dtype)
+
+    def pack_weight(self, spec: ModuleSpec, tensors: Mapping[str, Tensor]) -> PackedWeight:
+        """See `WeightQuantizer.pack_weight`."""
+        headers = {name: Header.of(tensor) for name, tensor in tensors.items()}
+        return layout.read(spec, headers, tensors, self.quantization_config)
+
+    def unpack_weight(self, spec: ModuleSpec, weight: PackedWeight) -> dict[str, Tensor]:
+        """See `WeightQuantizer.unpack_weight`.
+
+        A weight that another method read is written in this config's layout.
+
+        Raises:
+            UnsupportedOperationError: the layout cannot express the weight.
+        """
+        if not isinstance(weight, AffineWeight):
+            raise UnsupportedOperationError(
+                f"{spec.name}: a {type(weight).__name__} cannot be written as an AWQ layer"
+            )
+        return layout.write(spec.name, weight, self.quantization_config)
+
+    # -- making --------------------------------------------------------------------
+
+    def targets(self, model: nn.Module) -> dict[str, ModuleSpec]:
+        """The layers to quantize; see `WeightQuantizer.targets`.
+
+        Those whose shapes the layout does not have stay float, and are written into
+        `modules_to_not_convert`.
+        """
+        config = self.quantization_config
+        skip = [*(config.modules_to_not_convert or []), *self.modules_to_not_convert]
+        found, left = {}, []
+        for name, spec in quantizable_modules(model, skip).items():
+            assert spec.shape is not None
+            rows, columns = spec.shape
+            size = columns if config.group_size == -1 else config.group_size
+            if misfits(config.version, config.bits, rows, columns, size):
+                left.append(name)
+            else:
+                found[name] = spec
+        if left:
+            logger.info(
+                "%d layers stay float, for their shapes do not fit %s in groups of %d: %s",
+                len(left),
+                config.version,
+                config.group_size,
+                ", ".join(left[:5]),
+            )
+            listed = [*(config.modules_to_not_convert or []), *left]
+            self.quantization_config = config.replace(modules_to_not_convert=listed)
+        return found
+
+    def quantize(
+        self, spec: ModuleSpec, weight: Tensor, device: torch.device | str | None = None
+    ) -> PackedWeight:
+        """Round a float weight to the nearest codes; see `WeightQuantizer.quantize`.
+
+        Raises:
+            CheckpointError: the weight holds NaN or infinite values.
+            UnsupportedOperationError: the layout has no such shape.
+        """
+        config = self.quantization_config
+        rows, columns = weight.shape
+        size = columns if config.group_size == -1 else config.group_size
+        reasons = misfits(config.version, config.bits, rows, columns, size)
+        if reasons:
+            raise UnsupportedOperationError(
+                f"{spec.name}: cannot be quantized as AWQ {config.version}: {'; '.join(reasons)}"
+            )
+        source = weight.detach().to(weight.device if device is None else torch.device(device))
+        try:
+            rounded = round_to_nearest(
+                source, bits=config.bits, group_size=size, symmetric=not config.zero_point
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{spec.name}.weight: {error}") from error
+        made = AffineWeight.from_codes(
+            rounded.codes,
+            rounded.scales,
+            rounded.zeros if config.zero_point else None,
+            bits=config.bits,
+            group_size=size,
+            dtype=spec.dtype or weight.dtype,
+        )
+        return made.with_offsets(rounded=True) if config.version in _FAST else made
+
+    # -- the verbs of the loader -----------------------------------------------------
+
+    @property
+    def is_compileable(self) -> bool:
+        """The reference is plain torch, and kernels are registered operators."""
+        return True
