@@ -146,7 +146,7 @@ def test_a_gradient_reaches_the_input(loaded):
 
 
 @torch.no_grad()
-def test_a_layer_compiles_without_a_break_and_is_captured_in_a_graph(loaded):
+def test_a_layer_compiles_without_a_break(loaded):
     _, model = loaded
     if not model.hf_quantizer.is_compileable:
         pytest.skip("the method says that it cannot be compiled")
@@ -154,6 +154,15 @@ def test_a_layer_compiles_without_a_break_and_is_captured_in_a_graph(loaded):
     x = torch.randn(2, host.weight.shape[-1], device="cuda", dtype=torch.bfloat16)
     compiled = torch.compile(host, fullgraph=True)
     assert closeness(compiled(x), host(x)) > 0.9999
+
+
+@torch.no_grad()
+def test_a_layer_is_captured_in_a_graph(loaded):
+    _, model = loaded
+    _, host = next(hosts_of(model))
+    if host.weight.layout == "bitsandbytes_8bit":
+        pytest.skip("LLM.int8 looks for outliers in the values of x, and a graph cannot wait")
+    x = torch.randn(2, host.weight.shape[-1], device="cuda", dtype=torch.bfloat16)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         host(x)
