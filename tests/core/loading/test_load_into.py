@@ -240,7 +240,7 @@ class TestTies:
     def test_both_names_missing_is_an_error(self, tmp_path: Path) -> None:
         tensors = tensors_of(real(tied=True))
         del tensors["embed.weight"]
-        with pytest.raises(CheckpointError, match="1 missing.*"):
+        with pytest.raises(CheckpointError, match="1 missing"):
             load_into(skeleton(tied=True), write(tmp_path, tensors))
 
 

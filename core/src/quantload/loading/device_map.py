@@ -131,8 +131,8 @@ def checked_device(device: object) -> torch.device:
 
 
 def _present(device: torch.device) -> torch.device:
-    backend = getattr(torch, device.type, None)
-    available = getattr(backend, "is_available", lambda: device.type == "mps")()
+    backend: Any = getattr(torch, device.type, None)
+    available: bool = getattr(backend, "is_available", lambda: False)()
     if device.type == "mps":
         available = torch.backends.mps.is_available()
     if not available:
@@ -141,7 +141,7 @@ def _present(device: torch.device) -> torch.device:
             f"{device.type} device; use 'cpu', or mend the driver or the installation of torch"
         )
     count = backend.device_count() if hasattr(backend, "device_count") else 1
-    index = device.index
+    index: Any = device.index  # an int to torch's annotations, and None where none was said
     if index is None:
         index = backend.current_device() if hasattr(backend, "current_device") else 0
     if index >= count:
@@ -246,7 +246,7 @@ def _automatic(
 
 def _budget_key(key: object) -> int | str:
     if isinstance(key, int) or key in ("cpu", DISK, "mps"):
-        return key  # type: ignore[return-value]  # one of these strings
+        return key
     try:
         device = torch.device(str(key))
     except RuntimeError as error:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from quantload.checkpoint.base import Checkpoint
 from quantload.errors import CheckpointError, ConfigError, UnsupportedOperationError
+from quantload.loading.extras import drop_empty_bias
 from quantload.loading.report import LoadReport
 from quantload.loading.skeleton import describe
 from quantload.loading.traits import Traits
@@ -54,6 +55,8 @@ def packed_modules(
     if not isinstance(quantizer, WeightQuantizer):
         return found
     for origin, spec in quantizer.claims(checkpoint.tensors).items():
+        if spec.kind == "wrapper":
+            continue  # its tensors are float ones: see `extras`
         tensors = {key: header for key, header in spec.tensors.items() if key != "bias"}
         full = {f"{origin}.{key}" for key in tensors}
         found.taken |= full
@@ -79,6 +82,7 @@ def packed_modules(
             )
         found.specs[module] = mine
         found.names[module] = origin
+        drop_empty_bias(origin, mine, checkpoint, expected, found.taken, report)
     return found
 
 

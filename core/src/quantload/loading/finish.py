@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quantload.errors import CheckpointError, NoKernelError
 from quantload.kernels.selector import REFERENCE, prepare
 from quantload.loading import tying
 from quantload.loading.device_map import DISK, DeviceMap
 from quantload.loading.plan import Plan
-from quantload.loading.skeleton import tensors_of
+from quantload.loading.skeleton import get_tensor, set_tensor, tensors_of
 from quantload.modules import hosts_of
 from quantload.weights.packed import PackedWeight
 
@@ -50,11 +50,11 @@ def materialize_missing(model: nn.Module, plan: Plan) -> list[str]:
             device = place
         dtype = plan.dtypes.get(name, tensor.dtype)
         empty = torch.empty(tensor.shape, dtype=dtype, device=device)
-        _replace(model, name, tensor, empty)
+        set_tensor(model, name, empty)
         fresh.append(name)
     for name, owner in plan.sharing.tensors.items():
         if owner in fresh:
-            _replace(model, name, None, _get(model, owner))
+            set_tensor(model, name, get_tensor(model, owner))
     return fresh
 
 
@@ -125,25 +125,3 @@ def prepare_kernels(model: nn.Module, device_map: DeviceMap, kernel: str | None)
             continue
         assert isinstance(weight, PackedWeight)
         prepare(weight, kernel)
-
-
-def _get(model: nn.Module, name: str) -> Tensor:
-    prefix, _, leaf = name.rpartition(".")
-    module = model.get_submodule(prefix)
-    found = module._parameters.get(leaf)
-    if found is None:
-        found = module._buffers.get(leaf)
-    assert found is not None
-    return found
-
-
-def _replace(model: nn.Module, name: str, before: Tensor | None, tensor: Tensor) -> None:
-    prefix, _, leaf = name.rpartition(".")
-    module = model.get_submodule(prefix)
-    if leaf not in module._parameters:
-        module._buffers[leaf] = tensor
-    elif isinstance(tensor, nn.Parameter):
-        module._parameters[leaf] = tensor
-    else:
-        trains = before is not None and before.requires_grad and tensor.is_floating_point()
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=trains)

@@ -67,7 +67,7 @@ class OffloadedTensors(Mapping[str, Tensor]):
         padding = -self._end % ALIGNMENT
         try:
             writer = self._writer or self._open()
-            for view in (memoryview(bytes(padding)), memoryview(flat.numpy())):
+            for view in (memoryview(bytes(padding)), flat.numpy().data):
                 while view.nbytes:
                     view = view[writer.write(view) :]
         except OSError as error:
@@ -109,7 +109,7 @@ class OffloadedTensors(Mapping[str, Tensor]):
             return checkpoint.read_into(info.name, buffer)
         assert self._reader is not None
         flat = torch.empty(where.nbytes, dtype=torch.uint8)
-        self._reader.read_into(where.offset, memoryview(flat.numpy()))
+        self._reader.read_into(where.offset, flat.numpy().data)
         return flat.view(where.dtype).view(where.shape)
 
     def __iter__(self) -> Iterator[str]:

@@ -13,6 +13,7 @@ from quantload.checkpoint.base import Checkpoint
 from quantload.loading import tying
 from quantload.loading.device_map import DeviceMap, resolve_device_map
 from quantload.loading.evidence import Evidence, modules_to_quantize, packed_modules
+from quantload.loading.extras import wrap_modules
 from quantload.loading.matching import Match, match
 from quantload.loading.names import Route
 from quantload.loading.report import LoadReport
@@ -89,6 +90,8 @@ def make_plan(
     report = LoadReport(str(checkpoint.path))
     if quantizer is not None and not isinstance(quantizer, WeightQuantizer):
         quantizer.preprocess_model(model)
+    if isinstance(quantizer, WeightQuantizer):
+        wrap_modules(model, checkpoint, quantizer, traits)
     expected = tensors_of(model)
     evidence = packed_modules(model, checkpoint, quantizer, traits, expected, report)
     found = match(checkpoint, evidence.taken, traits, expected, report)

@@ -56,6 +56,36 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def get_tensor(model: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer by its full name."""
+    prefix, _, leaf = name.rpartition(".")
+    module = model.get_submodule(prefix)
+    found = module._parameters.get(leaf)
+    if found is None:
+        found = module._buffers.get(leaf)  # type: ignore[assignment]  # a Tensor, then
+    assert found is not None
+    return found
+
+
+def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """Make a tensor the parameter or buffer of that name; a `Parameter` as it is.
+
+    Returns:
+        What the module now holds.
+    """
+    prefix, _, leaf = name.rpartition(".")
+    module = model.get_submodule(prefix)
+    if leaf not in module._parameters:
+        module._buffers[leaf] = tensor
+        return tensor
+    if not isinstance(tensor, nn.Parameter):
+        before = module._parameters[leaf]
+        trains = (before is None or before.requires_grad) and tensor.is_floating_point()
+        tensor = nn.Parameter(tensor, requires_grad=trains)
+    module._parameters[leaf] = tensor
+    return tensor
+
+
 def describe(model: nn.Module, spec: ModuleSpec, name: str, dtype: torch.dtype) -> ModuleSpec:
     """A spec completed by what the module that it is for shows.
 

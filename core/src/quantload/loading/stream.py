@@ -86,10 +86,9 @@ class _Runner:
         jobs = [job for step in plan.steps for job in self._jobs(step)]
         largest = max((job.nbytes for job in jobs), default=0)
         total = sum(job.nbytes + 64 for job in jobs)
-        places = {place for place in plan.device_map.places.values() if place != DISK}
-        cuda = any(isinstance(place, torch.device) and place.type == "cuda" for place in places)
+        cuda = any(_device(place).type == "cuda" for place in plan.device_map.places.values())
         capacity = min(max(largest + 64, (4 if cuda else 1) * RING), total)
-        self._ring = Ring(capacity, pinned=cuda and capacity > 0)
+        self._ring = Ring(capacity, pinned=bool(cuda and capacity))
         self._ahead = ReadAhead(checkpoint, jobs, self._ring, workers=4 if cuda else 1)
         self._copies: deque[torch.cuda.Event] = deque()
 
@@ -268,7 +267,7 @@ class _Runner:
                 self._ahead.give_back()
                 continue
             view.copy_(chunk.to(target.device, non_blocking=True))
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own
             event.record(torch.cuda.current_stream(target.device))
             self._copies.append(event)
             if len(self._copies) > IN_FLIGHT:

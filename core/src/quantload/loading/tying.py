@@ -96,7 +96,7 @@ def prune(model: nn.Module, names: Iterable[str]) -> None:
         start = f"{prefix}." if prefix else ""
         known = getattr(module, "all_tied_weights_keys", None)
         if isinstance(known, dict):
-            module.all_tied_weights_keys = {  # type: ignore[assignment]  # a plain attribute
+            module.all_tied_weights_keys = {
                 name: owner for name, owner in known.items() if start + name not in gone
             }
         declared = getattr(module, "_tied_weights_keys", None)
@@ -105,6 +105,6 @@ def prune(model: nn.Module, names: Iterable[str]) -> None:
             continue
         expanded = expand(all_submodels=False)
         if any(start + name in gone for name in expanded):
-            module._tied_weights_keys = {  # type: ignore[assignment]
+            module._tied_weights_keys = {
                 name: owner for name, owner in expanded.items() if start + name not in gone
             }

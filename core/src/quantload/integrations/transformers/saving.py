@@ -37,11 +37,11 @@ def reverted(
         return found
     # A checkpoint of the base model lacks the prefix; one of a model with a head has it.
     prefix = f"{model.base_model_prefix}."
-    for change in (lambda n: n.removeprefix(prefix), lambda n: prefix + n):
-        changed = {change(name): tensor for name, tensor in found.items()}
-        if changed.keys() == set(sources):
-            return changed
-    return found
+    without = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    if without.keys() == set(sources):
+        return without
+    added = {prefix + name: tensor for name, tensor in found.items()}
+    return added if added.keys() == set(sources) else found
 
 
 def configs(model: Any, quantizer: HfQuantizer | None) -> dict[str, str]:

@@ -81,7 +81,7 @@ def _no_parameters() -> Iterator[None]:
             empty = torch.empty_like(param, device="meta")
             module._parameters[name] = nn.Parameter(empty, requires_grad=param.requires_grad)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]  # put back below
+    nn.Module.register_parameter = on_meta  # type: ignore[assignment,method-assign]  # for a while
     try:
         yield
     finally:
