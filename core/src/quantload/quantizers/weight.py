@@ -76,6 +76,24 @@ class WeightQuantizer(HfQuantizer):
         """
         raise UnsupportedOperationError(f"{self.quant_method} cannot quantize a float weight")
 
+    def wrap(self, spec: ModuleSpec, module: nn.Module) -> nn.Module:
+        """What takes the place of a module that is claimed as a wrapper.
+
+        Args:
+            spec: the claim; its tensors become parameters of the wrapper, by their names.
+            module: what is wrapped.
+
+        Returns:
+            A module on the meta device, whose parameters are loaded like all float ones.
+
+        Raises:
+            UnsupportedOperationError: the method wraps nothing.
+        """
+        raise UnsupportedOperationError(
+            f"{spec.name}: {self.quant_method} claims a wrapper around a {type(module).__name__} "
+            f"and does not say which"
+        )
+
     def can_quantize(self) -> Verdict:
         """Whether `quantize` works with this config."""
         if type(self).quantize is WeightQuantizer.quantize:

@@ -18,12 +18,14 @@ from quantload.plugin import (
 from quantload.quantizers.spec import Header
 from quantload.quantizers.targets import matches, quantizable_modules
 from quantload.weights.affine import AffineWeight
+from quantload.weights.affine.checks import FLOATS, check_dtype
 from quantload.weights.affine.headers import by_module
 from quantload.weights.affine.rtn import round_to_nearest
 from quantload_awq import layout
+from quantload_awq.activation import ScaledActivation
 from quantload_awq.config import AwqConfig
 from quantload_awq.expressible import misfits
-from quantload_awq.headers import LEAVES, read_headers
+from quantload_awq.headers import DTYPES, LEAVES, read_headers
 
 if TYPE_CHECKING:
     from quantload.plugin import PackedWeight, TensorHeader
@@ -58,6 +60,7 @@ class AwqQuantizer(WeightQuantizer):
         found: dict[str, ModuleSpec] = {}
         for name, own in by_module(headers, (*LEAVES, "g_idx"), extra=("bias",)).items():
             if set(own) == {"scales"} and len(own["scales"].shape) == 1:
+                check_dtype(f"{name}.scales", own["scales"], FLOATS)
                 found[name] = ModuleSpec(name, "wrapper", tensors=own)
                 continue
             shape = read_headers(name, own, config)
@@ -117,6 +120,11 @@ class AwqQuantizer(WeightQuantizer):
                 f"{spec.name}: a {type(weight).__name__} cannot be written as an AWQ layer"
             )
         return layout.write(spec.name, weight, self.quantization_config)
+
+    def wrap(self, spec: ModuleSpec, module: nn.Module) -> nn.Module:
+        """The activation with its scales; see `WeightQuantizer.wrap`."""
+        scales = spec.tensors["scales"]
+        return ScaledActivation.empty(module, scales.shape[0], DTYPES[scales.dtype])
 
     # -- making --------------------------------------------------------------------
 
