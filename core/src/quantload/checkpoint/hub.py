@@ -99,11 +99,13 @@ def _cached(repo_id: str, revision: str | None, cache_dir: str | os.PathLike[str
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
     repository = cache / f"models--{repo_id.replace('/', '--')}"
     commit = revision or constants.DEFAULT_REVISION
-    reference = repository / "refs" / commit
-    if reference.is_file():
-        commit = reference.read_text(encoding="utf-8").strip()
-    snapshot = repository / "snapshots" / commit
-    if ".." in Path(commit).parts or not snapshot.is_dir():
+    snapshot = None
+    if not any(part in ("", ".", "..") for part in commit.split("/")):
+        reference = repository / "refs" / commit
+        if reference.is_file():
+            commit = reference.read_text(encoding="utf-8").strip()
+        snapshot = repository / "snapshots" / commit
+    if snapshot is None or not snapshot.is_dir():
         raise CheckpointError(
             f"{repo_id!r} is neither a file or folder here nor in the hub cache {cache}"
             f"{f' at revision {revision!r}' if revision else ''}; fetch it once while online, or "

@@ -39,12 +39,12 @@ def write_journal(
         CheckpointError: a folder or link is in the way of a file.
         OSError: the journal cannot be written.
     """
-    for name in install:
+    gone = [name for name in remove if name not in install and _stamp(target / name)]
+    for name in (*install, *gone):
         _parent(target, name, make=False)
         status = _lstat(target / name)
         if status is not None and stat.S_ISDIR(status.st_mode):
             raise CheckpointError(f"{target / name}: expected a file to replace, found a folder")
-    gone = [name for name in remove if name not in install and _stamp(target / name)]
     affected = {*install, *gone}
     journal = {
         "version": _VERSION,

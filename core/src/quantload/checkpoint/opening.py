@@ -58,7 +58,9 @@ def open_checkpoint(
     where = Path(path).expanduser()
     if not where.exists():
         recover(where)
-        raise CheckpointError(f"{where}: no such file or folder")
+        recover(where.parent)  # a file that an interrupted save has yet to put in place
+        if not where.exists():
+            raise CheckpointError(f"{where}: no such file or folder")
     folder = where if where.is_dir() else where.parent
     for attempt in range(ATTEMPTS):
         recover(folder)

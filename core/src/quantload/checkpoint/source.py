@@ -54,9 +54,9 @@ def resolve_source(
             fetched; what the hub's library said is chained.
     """
     local = Path(checkpoint).expanduser()
-    if local.exists():
-        return _subfolder(local, subfolder)
     name = os.fspath(checkpoint)
+    if name and local.exists():
+        return _subfolder(local, subfolder)
     if not isinstance(checkpoint, str) or not _could_be_hub_id(name):
         raise CheckpointError(
             f"{name!r}: no such file or folder"
