@@ -128,10 +128,12 @@ import json, sys
 from quantload.checkpoint import open_checkpoint, resolve_source
 from quantload.errors import CheckpointError
 answers = []
-for name, options, opening in json.loads(sys.argv[1]):
+for number, (name, options, opening) in enumerate(json.loads(sys.argv[1])):
+    cache = sys.argv[2] if sys.argv[3] == "together" else f"{sys.argv[2]}/{number}"
     try:
-        found = resolve_source(name, cache_dir=sys.argv[2], **options)
-        answer = {"files": sorted(str(p.relative_to(found)) for p in found.rglob("*") if p.is_file())}
+        found = resolve_source(name, cache_dir=cache, **options)
+        paths = [path for path in found.rglob("*") if path.is_file()]
+        answer = {"files": sorted(str(path.relative_to(found)) for path in paths)}
         if opening is not None:
             with open_checkpoint(found, **opening) as opened:
                 answer["tensors"] = sorted(opened)
@@ -160,9 +162,9 @@ def ask(hub, tmp_path_factory):
             "HF_HOME": str(tmp_path_factory.mktemp("home")),
         }
         hub.fetched.clear()
-        cache = cache or tmp_path_factory.mktemp("cache")
+        place, how = cache or tmp_path_factory.mktemp("cache"), "together" if cache else "apart"
         done = subprocess.run(
-            [sys.executable, "-c", _CLIENT, json.dumps(requests), cache],
+            [sys.executable, "-c", _CLIENT, json.dumps(requests), place, how],
             capture_output=True,
             text=True,
             env=environment,
@@ -195,22 +197,19 @@ def test_only_what_is_needed_is_fetched_and_only_once(ask, hub, tmp_path):
 
 
 def test_the_options_choose_what_is_fetched(ask):
-    answers = ask(
+    more = {"weights": False, "code": True, "allow_patterns": ["*.npz"]}
+    variant, only, code, sub, files = ask(
         ("owner/full", {"variant": "fp16"}, {"variant": "fp16"}),
         ("owner/full", {"weights": False}, None),
+        ("owner/full", more, None),
+        ("owner/full", {"subfolder": "sub", "revision": COMMIT}, {}),
+        ("owner/full", {"files": ["model.fp16.safetensors"]}, {"variant": "fp16"}),
     )
-    assert answers[0]["tensors"] == ["v"]
-    assert "model.safetensors" not in answers[0]["files"]
-    (only,) = ask(("owner/full", {"weights": False}, None))
+    assert variant == {"files": sorted([*BESIDE, "model.fp16.safetensors"]), "tensors": ["v"]}
     assert only == {"files": BESIDE}
-    (code,) = ask(
-        ("owner/full", {"weights": False, "code": True, "allow_patterns": ["*.npz"]}, None)
-    )
     assert code == {"files": sorted([*BESIDE, "modeling.py", "extra.npz"])}
-    (sub,) = ask(("owner/full", {"subfolder": "sub", "revision": COMMIT}, {}))
     assert sub == {"files": ["config.json", "model.safetensors"], "tensors": ["v"]}
-    (files,) = ask(("owner/full", {"files": ["model.fp16.safetensors"]}, {"variant": "fp16"}))
-    assert files["tensors"] == ["v"]
+    assert files == variant
 
 
 def test_of_a_sharded_model_the_shards_of_the_index_are_fetched(ask):

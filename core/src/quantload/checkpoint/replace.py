@@ -21,7 +21,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from pathlib import Path
 
 from quantload.checkpoint.journal import JOURNAL, NEW, apply_journal, sync_folder, write_journal
@@ -232,6 +231,8 @@ def _empty(work: Path) -> None:
 def _beside(target: Path) -> Path:
     name = f".{target.name}{WORK}"
     if len(os.fsencode(name)) > 255:
+        from hashlib import sha256  # slow to import, and hardly ever needed
+
         name = f".{sha256(os.fsencode(target.name)).hexdigest()}{WORK}"
     return target.parent / name
 

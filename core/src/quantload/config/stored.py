@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantload.checkpoint.jsonfile import read_json
+from quantload.checkpoint.replace import recover
 from quantload.errors import CheckpointError, PluginConflictError, UnknownMethodError
 from quantload.registry import registry
 from quantload.registry.known import known
@@ -31,6 +32,7 @@ def stored_config(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         PluginConflictError: a file that names no method belongs to several plugins.
     """
     root = Path(folder)
+    recover(root)  # in the middle of an interrupted save there is no config.json
     config = _read(root / "config.json")
     if config is not None:
         found = config_in(config, str(root / "config.json"))
