@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantload.weights.affine import AffineWeight, zeros_dtype
+from quantload.weights.affine.fields import recast
 from quantload.weights.affine.planes import row_bytes
 from quantload.weights.affine.streams import pack_stream, unpack_stream
 from quantload_awq.headers import Found, padded_words
@@ -34,7 +35,7 @@ def read(name: str, tensors: Mapping[str, Tensor], found: Found, bits: int) -> d
     zeros = unpack_stream(qzeros.T, _BITS, found.groups).T.to(zeros_dtype(bits))
     width = qzeros.shape[1]
     same = torch.equal(_words(zeros, width), qzeros)
-    codes = tensors["qweight"].reshape(-1).view(torch.uint8).view(found.rows, -1)
+    codes = recast(tensors["qweight"], torch.uint8).view(found.rows, -1)
     missing = row_bytes(found.columns, _BITS) - codes.shape[1]
     return {
         "codes": F.pad(codes, (0, missing)) if missing else codes,
@@ -51,7 +52,7 @@ def write(weight: AffineWeight) -> dict[str, Tensor]:
     rows, columns = weight.shape
     facts = weight.origin.facts if weight.origin is not None else {}
     width = facts.get("width", padded_words(weight.groups, weight.group_size))
-    codes = weight.codes[:, : columns // 2].reshape(-1).view(torch.int32)
+    codes = recast(weight.codes[:, : columns // 2], torch.int32)
     qzeros = kept.get("qzeros")
     return {
         "qweight": codes.view(rows, -1).clone(),

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantload.weights.affine.fields import recast
 from quantload.weights.affine.planes import pack_planes, row_bytes, unpack_planes
 from quantload.weights.affine.streams import (
     pack_stream,
@@ -37,7 +38,7 @@ def rows_from_words(qweight: Tensor, bits: int, columns: int, planar: bool) -> T
         return planar_to_rows(qweight, bits)
     if bits not in _WHOLE:
         return pack_planes(unpack_stream(qweight, bits, columns).T, bits)
-    rows = qweight.T.reshape(-1).view(torch.uint8).view(qweight.shape[1], -1)
+    rows = recast(qweight.T, torch.uint8).view(qweight.shape[1], -1)
     missing = row_bytes(columns, bits) - rows.shape[1]
     return F.pad(rows, (0, missing)) if missing else rows
 
@@ -51,7 +52,7 @@ def words_from_rows(
     if bits not in _WHOLE:
         return pack_stream(unpack_planes(rows, bits, columns).T, bits, word)
     size = words_for(columns, bits, word) * word.itemsize
-    words = rows[:, :size].reshape(-1).view(word).view(rows.shape[0], -1)
+    words = recast(rows[:, :size], word).view(rows.shape[0], -1)
     return words.T.contiguous()
 
 

@@ -17,6 +17,11 @@ _MOVES = {
 }
 
 
+def recast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bytes of a tensor, in the order of its elements, as one run of another dtype."""
+    return tensor.reshape(-1).contiguous().view(dtype)
+
+
 def spread(packed: Tensor, width: int) -> Tensor:
     """Every field in a byte of its own, the least significant first.
 
@@ -29,7 +34,7 @@ def spread(packed: Tensor, width: int) -> Tensor:
     """
     if width == 8:
         return packed
-    words = packed.reshape(-1).to(_WORD[width])
+    words = recast(packed, torch.uint8).to(_WORD[width])
     for shift, mask in _MOVES[width]:
         moved = words << shift
         moved |= words
@@ -50,7 +55,7 @@ def gather(fields: Tensor, width: int) -> Tensor:
     """
     if width == 8:
         return fields
-    words = fields.reshape(-1).view(_WORD[width])
+    words = recast(fields, _WORD[width])
     moves = _MOVES[width]
     for step in range(len(moves) - 1, -1, -1):
         words = words | (words >> moves[step][0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantload.weights.affine.fields import gather, spread
+from quantload.weights.affine.fields import gather, recast, spread
 
 NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
 """Nibble `i` of a word of the `gemm` layout holds output column `8 * c + NIBBLES[i]`."""
@@ -37,7 +37,7 @@ def rows_from_fast(words: Tensor) -> Tensor:
         uint8 `[rows, columns]`.
     """
     quads, columns = words.shape
-    codes = spread(words.reshape(-1).view(torch.uint8), 4)
+    codes = spread(recast(words, torch.uint8), 4)
     codes = codes.view(quads, columns // 64, 4, 64).transpose(1, 2)
     codes = codes.reshape(-1, columns // 32, 4, 2, 4).transpose(3, 4)
     return codes.transpose(2, 3).reshape(quads * 4, columns)

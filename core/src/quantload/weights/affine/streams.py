@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantload.weights.affine.fields import recast
 from quantload.weights.affine.planes import BLOCK, PLANES
 
 
@@ -25,7 +26,7 @@ def words_for(count: int, bits: int, word: torch.dtype) -> int:
 def to_bytes(words: Tensor) -> Tensor:
     """Words `[n, m]` of any integer dtype as bytes `[n * itemsize, m]`, low byte first."""
     n, m = words.shape
-    split = words.reshape(-1).view(torch.uint8).view(n, m, words.dtype.itemsize)
+    split = recast(words, torch.uint8).view(n, m, words.dtype.itemsize)
     return split.transpose(1, 2).reshape(-1, m)
 
 
@@ -33,7 +34,7 @@ def to_words(data: Tensor, word: torch.dtype) -> Tensor:
     """The inverse of `to_bytes`."""
     size = word.itemsize
     n, m = data.shape[0] // size, data.shape[1]
-    return data.view(n, size, m).transpose(1, 2).reshape(-1).view(word).view(n, m)
+    return recast(data.view(n, size, m).transpose(1, 2), word).view(n, m)
 
 
 def unpack_stream(words: Tensor, bits: int, count: int) -> Tensor:
@@ -100,7 +101,7 @@ def planar_to_rows(words: Tensor, bits: int) -> Tensor:
     parts, start = [], 0
     for width in PLANES[bits]:
         plane = split[:, start : start + width].reshape(blocks * width, -1)
-        parts.append(plane.T.reshape(-1).view(torch.uint8).view(plane.shape[1], -1))
+        parts.append(recast(plane.T, torch.uint8).view(plane.shape[1], -1))
         start += width
     return torch.cat(parts, dim=-1)
 
@@ -112,7 +113,7 @@ def rows_to_planar(rows: Tensor, bits: int) -> Tensor:
     byte, start = 0, 0
     for width in PLANES[bits]:
         size = blocks * width * 4
-        plane = rows[:, byte : byte + size].reshape(-1).view(torch.int32).view(-1, blocks * width)
+        plane = recast(rows[:, byte : byte + size], torch.int32).view(-1, blocks * width)
         words[:, start : start + width] = plane.T.reshape(blocks, width, -1)
         byte, start = byte + size, start + width
     return words.view(blocks * bits, -1)

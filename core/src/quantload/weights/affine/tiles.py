@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from quantload.weights.affine.fields import gather, spread
+from quantload.weights.affine.fields import gather, recast, spread
 from quantload.weights.affine.interleave import NIBBLES
 
 TILE = 16
@@ -46,7 +46,7 @@ def scale_order(grouped: bool) -> Tensor:
 def rows_from_tiles(words: Tensor) -> Tensor:
     """Codes uint8 `[rows, columns]` of Marlin words int32 `[columns // 16, rows * 2]`."""
     columns, rows = words.shape[0] * TILE, words.shape[1] // 2
-    codes = spread(words.reshape(-1).view(torch.uint8), 4).view(-1, 1024)
+    codes = spread(recast(words, torch.uint8), 4).view(-1, 1024)
     inverse = torch.argsort(code_order()).to(words.device)
     tiles = codes[:, inverse].view(columns // TILE, rows // TILE, TILE, TILE)
     return tiles.permute(1, 3, 0, 2).reshape(rows, columns)
