@@ -17,8 +17,12 @@ from quantload_bitsandbytes import library
 from quantload_bitsandbytes.dequantize4 import dequantize_4bit
 from quantload_bitsandbytes.nested import NESTED_BLOCK_SIZE, dequantize_absmax
 
-PART_BYTES = 4 << 20
-"""Float bytes of a weight that are made at a time on a CPU: they stay in its cache."""
+PART_BYTES = {4: 4 << 20, 2: 8 << 20}
+"""Float bytes of a weight that are made at a time on a CPU, by size of an element.
+
+They are to stay in its cache; but every part costs a few rendezvous of torch's threads,
+and 16-bit products some preparation.
+"""
 
 _SCHEMA = (
     "(Tensor x, Tensor packed, Tensor absmax, Tensor quant_map, Tensor? nested_absmax, "
@@ -60,7 +64,7 @@ def _decode_part(
 def rows_at_a_time(rows: int, columns: int, block_size: int, itemsize: int) -> int:
     """How many rows to decode at a time, so that no block is cut."""
     whole = block_size // math.gcd(columns, block_size)
-    fitting = max(PART_BYTES // max(columns * itemsize, 1), 1)
+    fitting = max(PART_BYTES[itemsize] // max(columns * itemsize, 1), 1)
     return min(max(fitting // whole, 1) * whole, max(rows, 1))
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quantload_bitsandbytes.int8 import dequantize_rows, int8_linear
-from quantload_bitsandbytes.products4 import PART_BYTES
+from quantload_bitsandbytes.int8 import TO_FLOAT, dequantize_rows, int8_linear
+from quantload_bitsandbytes.products4 import rows_at_a_time
 
 
 @torch.library.custom_op(
@@ -52,10 +52,15 @@ def linear_8bit(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     """
     rows, columns = codes.shape
     out = torch.empty(*x.shape[:-1], rows, dtype=x.dtype, device=x.device)
-    step = max(PART_BYTES // max(columns * x.dtype.itemsize, 1), 1)
+    step = rows_at_a_time(rows, columns, 1, x.dtype.itemsize)
     with torch.autocast(x.device.type, enabled=False):
         for start in range(0, rows, step):
             stop = min(start + step, rows)
+            if x.dtype == torch.float32:
+                # The codes are exact in float32, and a product has fewer elements to scale.
+                product = F.linear(x, codes[start:stop].float())
+                torch.mul(product, scales[start:stop] * TO_FLOAT, out=out[..., start:stop])
+                continue
             part = dequantize_rows(codes[start:stop], scales[start:stop], x.dtype)
             out[..., start:stop] = F.linear(x, part)
     return out
