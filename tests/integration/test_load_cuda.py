@@ -56,7 +56,7 @@ def test_quantized(demo_model: Path, config: dict[str, Any], tmp_path: Path) -> 
     )
     with torch.no_grad():
         mine, yours = ours(IDS.cuda()).logits.float(), theirs(IDS.cuda()).logits.float()
-    assert (mine - yours).abs().mean() < 0.05 * yours.abs().mean()
+    assert (mine - yours).abs().mean() < 0.1 * yours.abs().mean()
     quantload.save_model(ours, tmp_path)
     again = quantload.load_model(tmp_path, device_map="cuda")
     assert torch.equal(again(IDS.cuda()).logits, ours(IDS.cuda()).logits)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import quantload
+from quantload.plugin import API, QuantizerPlugin
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -16,5 +17,8 @@ def rowwise() -> Iterator[None]:
     """The method `rowwise`, registered for one test."""
     from rowwise import RowwiseConfig, RowwiseQuantizer
 
-    with quantload.register("rowwise", config=RowwiseConfig, quantizer=RowwiseQuantizer):
+    plugin = QuantizerPlugin(
+        api=API, config=RowwiseConfig, quantizer=RowwiseQuantizer, devices=("cpu", "cuda")
+    )
+    with quantload.register("rowwise", plugin):
         yield

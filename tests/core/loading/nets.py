@@ -21,7 +21,7 @@ class Rotary(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self.frequencies.copy_(1.0 / 10 ** torch.arange(self.size))
+        self.frequencies.copy_(1.0 / 10.0 ** torch.arange(self.size))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.frequencies
