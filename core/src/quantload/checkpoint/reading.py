@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from quantload.checkpoint.paths import show
-from quantload.checkpoint.tensorinfo import ALIGNMENT
+from quantload.checkpoint.tensorinfo import needed_alignment
 from quantload.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def raw_part(info: TensorInfo, raw: RawFile) -> Part:
 
 def read(part: Part, *, mmap: bool) -> torch.Tensor:
     """A CPU tensor that lies in the mapped file where it can, else in fresh memory."""
-    if mmap and part.nbytes and part.offset % ALIGNMENT == 0:
+    if mmap and part.nbytes and part.offset % needed_alignment(part.dtype.itemsize) == 0:
         mapping = part.raw.map()
         if mapping is not None:
             count = part.nbytes // part.dtype.itemsize

@@ -6,14 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantload.checkpoint.dtypes import PER_ITEM, torch_dtype
+from quantload.checkpoint.dtypes import BITS, PER_ITEM, torch_dtype
 from quantload.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
 ALIGNMENT = 16
-"""Bytes. A float32 product with one row differs in its last bits on memory aligned to less."""
+"""Bytes, to which writers align: enough for every dtype."""
+
+
+def needed_alignment(itemsize: int) -> int:
+    """To how many bytes a tensor must be aligned to be used where it is mapped.
+
+    A float32 product with one row differs in its last bits on memory aligned to less
+    than 16; those of narrower dtypes do not, and safetensors files align data to 8.
+    """
+    return ALIGNMENT if itemsize >= 4 else 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class TensorInfo:
     @property
     def aligned(self) -> bool:
         """Whether it can be used where it is mapped (a mapping begins on a page)."""
-        return self.offset % ALIGNMENT == 0
+        return self.offset % needed_alignment(BITS.get(self.dtype, 32) // 8) == 0
 
     @property
     def numel(self) -> int:
