@@ -90,6 +90,27 @@ def test_reading_to_meta_gives_shape_and_dtype_without_the_bytes(folder, weights
     assert (tensor.device.type, tensor.shape, tensor.dtype) == ("meta", (2, 16), torch.bfloat16)
 
 
+@pytest.mark.parametrize("staging", [64, 1000, 1 << 25])
+def test_what_goes_to_a_device_goes_there_in_bounded_pieces(folder, weights, monkeypatch, staging):
+    from quantload.checkpoint import reading
+
+    monkeypatch.setattr(reading, "STAGING_BYTES", staging)
+    with open_checkpoint(folder) as opened:
+        for name, tensor in weights.items():
+            info = opened.info(name)
+            part = reading.part_of(info, opened.raw_file(info), None)
+            assert torch.equal(reading.read_to_device(part, torch.device("cpu")), tensor)
+
+
+@pytest.mark.gpu
+def test_reading_to_a_gpu(folder, weights):
+    with open_checkpoint(folder) as opened:
+        for name, tensor in weights.items():
+            found = opened.read(name, device="cuda")
+            assert found.is_cuda
+            assert torch.equal(found.cpu(), tensor)
+
+
 def test_reading_emits_no_warning(folder, weights):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -111,6 +132,14 @@ def test_writing_into_a_mapped_tensor_never_changes_the_file(folder, weights):
             assert torch.equal(other.read("w"), weights["w"])
     assert file.read_bytes() == before
     assert bool((mapped == 7).all())
+
+
+def test_two_reads_of_a_mapped_tensor_share_memory_and_two_checkpoints_do_not(folder, weights):
+    with open_checkpoint(folder) as opened, open_checkpoint(folder) as other:
+        first, second = opened.read("w"), opened.read("w", rows=slice(0, 4))
+        first.zero_()
+        assert not second.any()
+        assert torch.equal(other.read("w"), weights["w"])
 
 
 def test_aligned_tensors_lie_in_the_mapping_and_others_are_copied(raw_file, entry):

@@ -98,7 +98,8 @@ class Checkpoint(ABC):
 
         On the CPU and with `mmap`, an aligned tensor lies in a private mapping of
         the file: this takes no time and no memory until it is used, and writing to
-        it never changes the file. All other tensors are read into memory of their own.
+        it never changes the file (but shows in other reads of the same bytes from
+        this checkpoint). All other tensors are read into memory of their own.
 
         Args:
             name: the tensor.
