@@ -109,6 +109,12 @@ class Bnb4Weight(PackedWeight):
         flat = dequantize_4bit(packed.view(-1), absmax.view(-1), self.quant_map, block, n, dtype)
         return flat.view(*ids.shape, columns)
 
+    def shard(self, dim: int, rank: int, world: int) -> Bnb4Weight:
+        """The part of one of `world` processes; see `sharding.shard_4bit`."""
+        from quantload_bitsandbytes.sharding import shard_4bit
+
+        return shard_4bit(self.canonical(), dim, rank, world)
+
     def kernel_params(self) -> Mapping[str, Any]:
         """What the kernels ask: type, block size, double quantization, and whose table."""
         return {
@@ -163,6 +169,12 @@ class Bnb8Weight(PackedWeight):
             self.codes.index_select(0, picked), self.scales.index_select(0, picked), dtype
         )
         return rows.view(*ids.shape, self.shape[1])
+
+    def shard(self, dim: int, rank: int, world: int) -> Bnb8Weight:
+        """The part of one of `world` processes; see `sharding.shard_8bit`."""
+        from quantload_bitsandbytes.sharding import shard_8bit
+
+        return shard_8bit(self.canonical(), dim, rank, world)
 
     def kernel_params(self) -> Mapping[str, Any]:
         """The outlier threshold."""
