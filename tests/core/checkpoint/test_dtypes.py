@@ -113,6 +113,11 @@ def test_listing_tensors_needs_no_torch_dtype(tmp_path):
         _ = info.torch_dtype
 
 
+def test_f4_without_a_dimension_to_count_in_is_not_saved(tmp_path):
+    with pytest.raises(CheckpointError, match=r"'w'.*dimension"):
+        save_checkpoint(tmp_path / "m", {"w": of_dtype("F4", 1)[0]})
+
+
 @pytest.mark.parametrize("dtype", [torch.complex128, torch.uint4, torch.bits8])
 def test_a_dtype_the_format_lacks_is_not_saved(tmp_path, dtype):
     with pytest.raises(CheckpointError, match=f"'w'.*{dtype}"):

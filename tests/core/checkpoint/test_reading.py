@@ -229,6 +229,14 @@ def test_where_the_file_system_cannot_map_tensors_are_copied(folder, weights, mo
             assert torch.equal(opened.read(name), tensor)
 
 
+def test_where_the_system_has_no_preadv_files_are_read_all_the_same(folder, weights, monkeypatch):
+    monkeypatch.delattr(os, "preadv")
+    with open_checkpoint(folder, mmap=False) as opened, ThreadPoolExecutor(4) as pool:
+        names = list(weights) * 20
+        for name, found in zip(names, pool.map(opened.read, names), strict=True):
+            assert torch.equal(found, weights[name])
+
+
 def test_a_file_that_is_shortened_meanwhile_is_an_error_not_garbage(folder):
     with open_checkpoint(folder, mmap=False) as opened:
         os.truncate(folder / "model.safetensors", 3000)

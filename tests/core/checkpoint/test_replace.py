@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -363,6 +364,22 @@ def test_a_reader_who_may_not_write_is_told_and_only_where_it_matters(interrupte
         open_checkpoint(interrupted)
     (interrupted / WORK / "journal.json").unlink()
     assert value(interrupted) == 1
+
+
+def test_on_a_file_system_without_locks_nothing_is_taken_from_the_living(
+    interrupted, tmp_path, monkeypatch
+):
+    def unsupported(fd: int, how: int) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    monkeypatch.setattr(replace_module, "WAIT_SECONDS", 0.05)
+    assert value(interrupted) == 2  # after a wait: whoever lives would have been done
+    with CheckpointWriter(interrupted) as writer:
+        write(writer, 3.0)
+        assert value(interrupted) == 2
+    assert value(interrupted) == 3
+    assert not (interrupted / WORK).exists()
 
 
 @pytest.mark.parametrize(

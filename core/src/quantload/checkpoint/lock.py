@@ -21,7 +21,7 @@ if sys.platform != "win32":
 logger = logging.getLogger(__name__)
 
 LOCK = "lock"
-_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _held: dict[str, int] = {}
 """Locked work folder -> thread that locked it."""
 
@@ -31,8 +31,8 @@ class WorkFolder:
 
     The lock is the kernel's, on an open file: it ends with the process, however
     that ends, and does not depend on process numbers or clocks. A work folder that
-    can be locked has therefore no living owner. On a file system without locks it
-    is taken unlocked.
+    can be locked has therefore no living owner. On a file system without locks
+    `acquire` takes it unlocked.
 
     Use `acquire` or `acquire_if_free`.
     """
@@ -60,7 +60,7 @@ class WorkFolder:
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
             try:
-                found = cls._try(path)
+                found = cls._try(path, unlocked=True)
             except FileNotFoundError:
                 continue  # its last owner removed it between the two lines
             if found is not None:
@@ -75,15 +75,16 @@ class WorkFolder:
         """Lock the folder if it exists and its owner is dead; None otherwise.
 
         Raises:
-            OSError: it cannot be locked (a read-only file system, say).
+            OSError: it cannot be locked: the file system is read-only, or has no
+                locks (then `errno` is one of `NO_LOCKS`).
         """
         try:
-            return cls._try(path)
+            return cls._try(path, unlocked=False)
         except FileNotFoundError:
             return None
 
     @classmethod
-    def _try(cls, path: Path) -> WorkFolder | None:
+    def _try(cls, path: Path, *, unlocked: bool) -> WorkFolder | None:
         if not stat.S_ISDIR(path.lstat().st_mode):
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path))
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -96,7 +97,7 @@ class WorkFolder:
                     os.close(fd)
                     return None
                 except OSError as error:
-                    if error.errno not in _NO_LOCKS:
+                    if not unlocked or error.errno not in NO_LOCKS:
                         raise
             # The owner before us removes the file: then this is a lock on nothing.
             if not os.path.samestat(os.fstat(fd), (path / LOCK).stat()):

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from quantload.checkpoint.journal import JOURNAL, NEW, apply_journal, sync_folder, write_journal
-from quantload.checkpoint.lock import LOCK, WorkFolder
+from quantload.checkpoint.lock import LOCK, NO_LOCKS, WorkFolder
 from quantload.errors import CheckpointError
 
 WORK = ".quantload-save"
@@ -187,7 +187,9 @@ def _recover(work: Path, target: Path) -> None:
         try:
             own = WorkFolder.acquire_if_free(work)
         except OSError as error:
-            own, why = None, f"{work / LOCK} cannot be opened: {error.strerror}"
+            own, why = None, f"{work / LOCK} cannot be locked: {error.strerror}"
+            if error.errno in NO_LOCKS and time.monotonic() > deadline:
+                own = WorkFolder.acquire(work)  # nobody takes this long for it who lives
         if own is not None:
             try:
                 _finish(work, target)
