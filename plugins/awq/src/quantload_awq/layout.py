@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quantload.plugin import CheckpointError
 from quantload.weights.affine import AffineWeight, Origin
-from quantload.weights.affine.checks import check_scales
+from quantload.weights.affine.checks import check_module, check_scales, require
 from quantload_awq import fast, gemm, gemv, marlin
 from quantload_awq.expressible import check_expressible
 from quantload_awq.headers import DTYPES, Found, read_headers
@@ -45,7 +44,9 @@ def read(
     Raises:
         CheckpointError: a tensor is missing or wrong.
     """
+    require(spec.name, headers, [leaf for leaf in spec.tensors if leaf != "bias"], "AWQ")
     found = read_headers(spec.name, headers, config)
+    check_module(spec, (found.rows, found.columns))
     check_scales(f"{spec.name}.scales", tensors["scales"])
     parts = _READERS[found.layout](spec.name, tensors, found, config.bits)
     facts = {**_label(config), "zeros": found.zeros, **parts.pop("facts", {})}
@@ -75,11 +76,7 @@ def empty(
     else:
         found = read_headers(spec.name, headers, config)
         scale_dtype = DTYPES[headers["scales"].dtype]
-    if (found.rows, found.columns) != (rows, columns):
-        raise CheckpointError(
-            f"{spec.name}: packed with shape {[found.rows, found.columns]}, the module has "
-            f"{[rows, columns]}"
-        )
+    check_module(spec, (found.rows, found.columns))
     return AffineWeight.empty(
         (rows, columns),
         dtype,
@@ -88,13 +85,14 @@ def empty(
         scale_dtype=scale_dtype,
         has_zeros=found.zeros == "qzeros" and not found.is_fast,
         has_offsets=found.is_fast,
+        symmetric=not config.zero_point,
     )
 
 
 def planned(rows: int, columns: int, config: AwqConfig) -> Found:
     """What a layer that is quantized here will be."""
     size = columns if config.group_size == -1 else config.group_size
-    zeros = "qzeros" if config.zero_point else None
+    zeros = None if config.version == "marlin" else "qzeros"
     return Found(config.version, rows, columns, max(1, columns // size), zeros)
 
 

@@ -184,7 +184,7 @@ class AwqQuantizer(WeightQuantizer):
         made = AffineWeight.from_codes(
             rounded.codes,
             rounded.scales,
-            rounded.zeros if config.zero_point else None,
+            None if config.version == "marlin" else rounded.zeros,
             bits=config.bits,
             group_size=size,
             dtype=spec.dtype or weight.dtype,

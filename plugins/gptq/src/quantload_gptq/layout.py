@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quantload.plugin import CheckpointError, UnsupportedOperationError
 from quantload.weights.affine import AffineWeight, Origin, zeros_dtype
-from quantload.weights.affine.checks import check_g_idx, check_scales
+from quantload.weights.affine.checks import check_g_idx, check_module, check_scales, require
 from quantload.weights.affine.streams import tail_of
 from quantload_gptq import marlin
 from quantload_gptq.evidence import evident_layout
@@ -76,8 +76,10 @@ def read(
         CheckpointError: a tensor is missing or wrong.
     """
     where = spec.name
+    require(where, headers, [leaf for leaf in spec.tensors if leaf != "bias"], "GPTQ")
     known = None if spec.shape is None else spec.shape[1]
     shape = read_headers(where, headers, said, known)
+    check_module(spec, (shape.rows, shape.columns or known or 0))
     if is_marlin(headers):
         return marlin.read(spec, tensors, _label(said))
     qweight, qzeros, scales = tensors["qweight"], tensors["qzeros"], tensors["scales"]
@@ -121,18 +123,20 @@ def empty(
         CheckpointError: the headers do not fit each other, or not the module.
     """
     assert spec.shape is not None
-    rows, columns = spec.shape
+    columns = spec.shape[1]
     if not headers:
-        size = columns if said.group_size == -1 else min(said.group_size, columns)
+        plain = said.format != "marlin"
         return AffineWeight.empty(
-            spec.shape, dtype, bits=said.bits, group_size=size, has_zeros=not said.sym
+            spec.shape,
+            dtype,
+            bits=said.bits,
+            group_size=columns if said.group_size == -1 else min(said.group_size, columns),
+            has_zeros=plain,
+            has_g_idx=plain,
+            symmetric=said.sym,
         )
     shape = read_headers(spec.name, headers, said, columns)
-    if (shape.rows, shape.columns or columns) != (rows, columns):
-        raise CheckpointError(
-            f"{spec.name}: packed with shape {[shape.rows, shape.columns or columns]}, the module "
-            f"has {[rows, columns]}"
-        )
+    check_module(spec, (shape.rows, shape.columns or columns))
     index = headers.get("g_idx")
     unread = None if index is None else torch.empty(columns, device="meta")
     size = group_size_of(spec.name, said, columns, shape.groups, unread)
@@ -146,6 +150,8 @@ def empty(
         has_zeros=not is_marlin(headers),
         has_g_idx=index is not None,
         g_idx_dtype=DTYPES[index.dtype] if index is not None else torch.int32,
+        symmetric=said.sym,
+        act_order=said.desc_act,
     )
 
 
@@ -179,9 +185,13 @@ def write(name: str, weight: AffineWeight, said: Parameters) -> dict[str, Tensor
     if weight.g_idx is not None:
         tensors["g_idx"] = weight.g_idx.detach()
     elif not known:
-        trivial = torch.arange(columns, device=weight.device) // weight.group_size
-        tensors["g_idx"] = trivial.to(torch.int32)
+        tensors["g_idx"] = trivial_g_idx(columns, weight.group_size, weight.device)
     return tensors
+
+
+def trivial_g_idx(columns: int, group_size: int, device: torch.device) -> Tensor:
+    """The groups of columns that are in order, int32 `[columns]`."""
+    return (torch.arange(columns, device=device) // group_size).to(torch.int32)
 
 
 def _label(said: Parameters) -> dict[str, str]:

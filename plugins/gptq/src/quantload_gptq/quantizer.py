@@ -139,13 +139,15 @@ class GPTQQuantizer(WeightQuantizer):
             )
         except CheckpointError as error:
             raise CheckpointError(f"{spec.name}.weight: {error}") from error
+        plain = said.format != "marlin"
         return AffineWeight.from_codes(
             rounded.codes,
             rounded.scales,
-            None if said.sym else rounded.zeros,
+            rounded.zeros if plain else None,
             bits=said.bits,
             group_size=size,
             dtype=spec.dtype or weight.dtype,
+            g_idx=layout.trivial_g_idx(columns, size, source.device) if plain else None,
         )
 
     # -- the verbs of the loader -----------------------------------------------------

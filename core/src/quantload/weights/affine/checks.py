@@ -11,7 +11,7 @@ from torch import Tensor
 from quantload.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from quantload.quantizers.spec import TensorHeader
+    from quantload.quantizers.spec import ModuleSpec, TensorHeader
 
 FLOATS = ("F16", "BF16", "F32")
 """Names of the dtypes that scales may have."""
@@ -62,6 +62,19 @@ def check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...], wh
         raise CheckpointError(
             f"{name}: shape {list(found)}, expected {list(expected)} ({why}); the file is damaged "
             f"or its quantization config belongs to another one"
+        )
+
+
+def check_module(spec: ModuleSpec, found: tuple[int, int]) -> None:
+    """Refuse tensors of a layer of another shape than the module's.
+
+    Raises:
+        CheckpointError: `spec` has a shape and it is not `found`.
+    """
+    if spec.shape is not None and tuple(spec.shape) != found:
+        raise CheckpointError(
+            f"{spec.name}: packed with shape {list(found)}, the module has {list(spec.shape)}; the "
+            f"tensors are damaged or those of another module"
         )
 
 

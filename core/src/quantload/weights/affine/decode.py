@@ -45,7 +45,7 @@ def decode_rows(weight: AffineWeight, rows: slice | Tensor, dtype: torch.dtype) 
     index = weight.column_groups()
     if index is None:
         shape = codes.shape
-        codes = codes.view(shape[0], scales.shape[1], -1)
+        codes = codes.view(shape[0], scales.shape[1], weight.group_size)
         _affine(codes, scales[..., None], _last(zeros), _last(offsets))
         return codes.view(shape).to(dtype)
     _affine(codes, scales[:, index], _at(zeros, index), _at(offsets, index))

@@ -19,7 +19,10 @@ _MOVES = {
 
 def recast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The bytes of a tensor, in the order of its elements, as one run of another dtype."""
-    return tensor.reshape(-1).contiguous().view(dtype)
+    run = tensor.reshape(-1)
+    if run.stride(0) != 1:  # a single element may have any stride and counts as contiguous
+        run = run.clone(memory_format=torch.contiguous_format)
+    return run.view(dtype)
 
 
 def spread(packed: Tensor, width: int) -> Tensor:

@@ -58,8 +58,7 @@ class AffineWeight(PackedWeight):
 
     Attributes:
         act_order: `g_idx` differs from `column // group_size`.
-        symmetric: every zero-point is `2**(bits - 1)` (False on the meta device, where
-            nobody can know).
+        symmetric: every zero-point is `2**(bits - 1)`.
         run: with the columns sorted by group, each aligned run of so many lies in one
             group; a power of two up to 256.
     """
@@ -152,6 +151,8 @@ class AffineWeight(PackedWeight):
         has_offsets: bool = False,
         has_g_idx: bool = False,
         g_idx_dtype: torch.dtype = torch.int32,
+        symmetric: bool = False,
+        act_order: bool = False,
     ) -> Self:
         """The weight on the meta device.
 
@@ -166,11 +167,13 @@ class AffineWeight(PackedWeight):
             has_offsets: whether offsets are stored instead.
             has_g_idx: whether the groups of the columns are stored.
             g_idx_dtype: their dtype.
+            symmetric: whether every zero-point is expected to be `2**(bits - 1)`.
+            act_order: whether columns are expected to be out of order.
         """
         rows, columns = shape
         meta = torch.device("meta")
         size = (rows, -(-columns // group_size) if groups is None else groups)
-        return cls(
+        weight = cls(
             shape,
             dtype,
             bits=bits,
@@ -181,6 +184,9 @@ class AffineWeight(PackedWeight):
             offsets=torch.empty(size, dtype=scale_dtype, device=meta) if has_offsets else None,
             g_idx=torch.empty(columns, dtype=g_idx_dtype, device=meta) if has_g_idx else None,
         )
+        weight.symmetric = not has_offsets and (symmetric or not has_zeros)
+        weight.act_order = act_order and has_g_idx
+        return weight
 
     # -- what it holds, in plain form --------------------------------------------------
 
