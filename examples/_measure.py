@@ -1,14 +1,11 @@
-"""One row of the demo: load a model in a process of its own, and measure it.
+"""One row of the demo: load a model and measure it. Runs in a process of its own.
 
-Reads the task as JSON from its only argument, prints the figures as JSON in its
-last line. `benchmarks/` is on the path: the demo puts it there.
+`benchmarks/` is on the path: the demo puts it there.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 import tempfile
 import time
 import warnings
@@ -68,6 +65,14 @@ def generate(model: Any, tokenizer: Any, new_tokens: int) -> tuple[str, float]:
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one way to load the model.
+
+    Args:
+        task: `checkpoint` and `config` for the loader, `device`, `windows` (how many),
+            and `data`, the folder with the tokenizer and the held-out text.
+    """
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     meter = Meter()
     warm_up(task)
     with meter.phase("load"):
@@ -90,13 +95,3 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_s": speed,
         "text": text,
     }
-
-
-def main() -> None:
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    print(json.dumps(measure(json.loads(sys.argv[1]))))
-
-
-if __name__ == "__main__":
-    main()

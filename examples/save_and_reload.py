@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from _model import checkpoint
@@ -34,6 +35,6 @@ equal = all(
 )
 print(f"{len(before)} packed weights, equal byte for byte after saving and loading: {equal}")
 
-restored = quantload.dequantize(again)
+restored: Any = quantload.dequantize(again)
 packed = sum(isinstance(module, PackedWeight) for module in restored.modules())
 print(f"dequantized: {restored.get_memory_footprint() / 1e6:.2f} MB, {packed} packed weights left")
