@@ -230,13 +230,21 @@ def _report_once(cls: type, extra: Mapping[str, Any]) -> None:
             logger.warning("%s does not know the key %r; it is kept as it is", cls.__name__, key)
 
 
+def undecorated(cls: type[QuantizationConfig]) -> type | None:
+    """The class in the line of `cls` that declares fields and is no dataclass, or None."""
+    for base in cls.__mro__:
+        own = vars(base).get("__annotations__", {})
+        declares = any("ClassVar" not in str(hint) for hint in own.values())
+        if declares and "__dataclass_fields__" not in vars(base):
+            return base
+    return None
+
+
 def _refuse_undecorated(cls: type[QuantizationConfig]) -> None:
-    if "__dataclass_fields__" in vars(cls):
-        return
-    own = vars(cls).get("__annotations__", {})
-    if any("ClassVar" not in str(hint) for hint in own.values()):
+    culprit = undecorated(cls)
+    if culprit is not None:
         raise ConfigError(
-            f"{cls.__module__}.{cls.__qualname__} declares fields and is no dataclass; put "
+            f"{culprit.__module__}.{culprit.__qualname__} declares fields and is no dataclass; put "
             f"@dataclass(frozen=True, kw_only=True) above it"
         )
 

@@ -166,6 +166,7 @@ def inputs(
     found.append(example(2, 3, columns, dtype=dtype, device=device))
     found.append(example(0, columns, dtype=dtype, device=device))
     found.append(example(columns, 5, dtype=dtype, device=device).T)
+    found.append(example(3, 2, columns, dtype=dtype, device=device).transpose(0, 1))
     found.append(example(4, 2 * columns, dtype=dtype, device=device)[::2, ::2])
     return found
 

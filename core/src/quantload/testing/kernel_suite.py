@@ -227,7 +227,7 @@ class KernelSuite(MethodSuite):
                 assert not differences(weight.canonical().storage(), before), kernel.name
                 for rows in (1, 40):
                     weight(example(rows, shape[1], dtype=dtype, device=device))
-                assert not differences(weight.canonical().storage(), before), kernel.name
+                    assert not differences(weight.canonical().storage(), before), kernel.name
                 weight.repack(None)
                 assert not differences(weight.storage(), before), kernel.name
 
@@ -244,7 +244,8 @@ class KernelSuite(MethodSuite):
             kept = set(vars(weight))
             for rows in self.rows:
                 weight(example(rows, shape[1], dtype=dtype, device=device))
-            assert not differences(weight.storage(), arranged), f"{kernel.name} changed its storage"
+                told = f"{kernel.name} changed its storage"
+                assert not differences(weight.storage(), arranged), told
             assert set(vars(weight)) == kept, f"{kernel.name} keeps something in the weight"
 
     def test_numbers_rows_and_shards_go_through_the_canonical_storage(

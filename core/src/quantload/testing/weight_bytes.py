@@ -122,7 +122,8 @@ class WeightBytes(MethodSuite):
 
     def test_the_footprint_is_that_of_its_parameters(self, config: Config, shape: Shape) -> None:
         """Everything it holds is a parameter that sizes, hooks and footprints see."""
-        weight = self.weight(config, shape)
+        spec = self.spec(config, shape, torch.float32)
+        weight = self.quantizer(config).pack(spec, self.checkpoint_tensors(config, shape))
         parameters = dict(weight.named_parameters())
         assert not differences(weight.storage(), parameters)
         assert weight.nbytes == sum(p.nbytes for p in parameters.values())

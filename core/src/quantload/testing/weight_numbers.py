@@ -25,7 +25,7 @@ class WeightNumbers(MethodSuite):
     ) -> None:
         """Close to the float32 numbers, and nobody else's memory."""
         weight = self.weight(config, shape, dtype, device)
-        exact = weight.dequantize(torch.float32)
+        exact = weight.dequantize(torch.float32).clone()
         assert tuple(exact.shape) == shape
         found = weight.dequantize()
         assert (found.dtype, found.device.type) == (dtype, device)
