@@ -73,7 +73,10 @@ def fit(
     codes, books = [], []
     for _ in range(codebooks):
         centres = k_means(rest, 1 << nbits, generator)
-        index = nearest(rest, centres)
+        own_centre = len(rest) <= len(centres)
+        index = (
+            torch.arange(len(rest), device=rest.device) if own_centre else nearest(rest, centres)
+        )
         rest = rest - centres[index]
         codes.append(index)
         books.append(centres)
