@@ -15,6 +15,7 @@ from quantload.checkpoint.base import Checkpoint
 from quantload.checkpoint.tensorinfo import TensorInfo
 from quantload.errors import PluginError
 from quantload.loading.device_map import CPU, DISK, Place
+from quantload.loading.heap import Trimmer
 from quantload.loading.offload import OffloadedTensors
 from quantload.loading.placing import place_tensor, place_weight, tie
 from quantload.loading.plan import Plan
@@ -62,9 +63,15 @@ def stream(
     with ExitStack() as stack:
         bar = stack.enter_context(Progress(plan.nbytes, progress, "loading"))
         runner = stack.enter_context(_Runner(model, checkpoint, plan, quantizer, offload))
+        trimmer = Trimmer()
         for step in plan.steps:
             runner.run(step)
-            bar.advance(sum(info.nbytes for info in step.sources))
+            nbytes = sum(info.nbytes for info in step.sources)
+            if isinstance(step, PackStep) or (
+                isinstance(step, TensorStep) and step.output.spec is not None
+            ):
+                trimmer.passed(nbytes)
+            bar.advance(nbytes)
         tie(model, plan)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+from quantload.checkpoint.base import Checkpoint
 from quantload.errors import UnsupportedOperationError
+from quantload.integrations.transformers.classes import describes_itself
 from quantload.integrations.transformers.conversions import TransformersNames
 from quantload.loading.plan import Plan
 from quantload.loading.traits import Traits
@@ -18,7 +20,7 @@ def finish_model(
     plan: Plan,
     traits: Traits,
     quantizer: HfQuantizer | None,
-    folder: str,
+    checkpoint: Checkpoint,
     trust_remote_code: bool,
 ) -> Any:
     """Set the attributes that `from_pretrained` sets, and switch to evaluation.
@@ -28,20 +30,33 @@ def finish_model(
         plan: what was loaded.
         traits: of its class.
         quantizer: the method, if there is one.
-        folder: of the checkpoint.
+        checkpoint: where it came from.
         trust_remote_code: whether a `generate` of the checkpoint's own may be used.
     """
     if isinstance(traits.names, TransformersNames):
         model._weight_conversions = traits.names.used()
+    untie_config(model, plan)
     if plan.device_map.asked:
         model.hf_device_map = plan.device_map.as_dict()
     model.eval()
     if model.can_generate():
-        _generation(model, folder, trust_remote_code)
+        _generation(model, checkpoint, trust_remote_code)
     if quantizer is not None:
         mark_quantized(model, quantizer)
         quantizer.postprocess_model(model)
     return model
+
+
+def untie_config(model: Any, plan: Plan) -> None:
+    """Let the config say so where nothing that it ties is tied.
+
+    Saved with this config, the checkpoint is read the same way by everybody.
+    """
+    if not plan.report.untied or plan.sharing.modules or model.all_tied_weights_keys:
+        return
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "tie_word_embeddings", False):
+            config.tie_word_embeddings = False
 
 
 def mark_quantized(model: Any, quantizer: HfQuantizer) -> None:
@@ -70,6 +85,24 @@ def mark_float(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             vars(module.config).pop("_is_quantized", None)
+            _remember_ties(module)
+
+
+def _remember_ties(model: Any) -> None:
+    """Declare again the ties of the class that hold: float tensors can be tied as it says."""
+    if "_tied_weights_keys" not in vars(model):
+        return
+    kept = model._tied_weights_keys
+    del model._tied_weights_keys
+    declared = model.get_expanded_tied_weights_keys(all_submodels=False)
+    held = {
+        name: owner
+        for name, owner in declared.items()
+        if model.get_parameter(name) is model.get_parameter(owner)
+    }
+    if held != declared:
+        model._tied_weights_keys = {**kept, **held}
+    model.all_tied_weights_keys = {**model.all_tied_weights_keys, **held}
 
 
 def refuse_save_pretrained(*args: Any, **kwargs: Any) -> None:  # noqa: ARG001  refuses all
@@ -80,13 +113,18 @@ def refuse_save_pretrained(*args: Any, **kwargs: Any) -> None:  # noqa: ARG001  
     )
 
 
-def _generation(model: Any, folder: str, trust_remote_code: bool) -> None:
+def _generation(model: Any, checkpoint: Checkpoint, trust_remote_code: bool) -> None:
     """Read the generation config, or make it from the model's config, as `transformers` does."""
+    if describes_itself(checkpoint):
+        described = checkpoint.generation_config()
+        if described:
+            model.generation_config = GenerationConfig.from_dict(described)
+        return
     model.adjust_generation_fn(
         None,
         False,
         None,
-        folder,
+        str(checkpoint.folder),
         cache_dir=None,
         force_download=False,
         proxies=None,

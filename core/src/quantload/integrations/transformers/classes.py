@@ -10,6 +10,7 @@ import transformers
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 
+from quantload.checkpoint.base import Checkpoint
 from quantload.errors import CheckpointError, UnsupportedOperationError
 
 logger = logging.getLogger(__name__)
@@ -24,18 +25,27 @@ _BY_TASK = (
 )
 
 
-def load_config(source: str, trust_remote_code: bool) -> Any:
+def describes_itself(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint's format holds the config, so that no `config.json` is asked."""
+    return type(checkpoint).config is not Checkpoint.config
+
+
+def load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     """The model's config.
 
     Args:
-        source: folder of the checkpoint.
+        checkpoint: the open checkpoint.
         trust_remote_code: whether its Python files may be run.
 
     Raises:
         CheckpointError: there is none, it is damaged, or of an unknown type.
         UnsupportedOperationError: it needs code that is not trusted.
     """
+    source = str(checkpoint.folder)
     try:
+        if describes_itself(checkpoint):
+            described = checkpoint.config()
+            return transformers.CONFIG_MAPPING[described["model_type"]].from_dict(described)
         return transformers.AutoConfig.from_pretrained(
             source, trust_remote_code=trust_remote_code, local_files_only=True
         )

@@ -45,7 +45,7 @@ def load(
     opened = open_source(checkpoint, variant=variant, mmap=mmap, code=trust_remote_code, **hub)
     folder = str(opened.folder)
     try:
-        config = load_config(folder, trust_remote_code)
+        config = load_config(opened, trust_remote_code)
         cls = _class(config, folder, model_class, trust_remote_code)
         quantizer = find_quantizer(opened, quantization_config, config_in(config.to_dict()))
         target = resolve_dtype(config, opened, wanted)
@@ -86,4 +86,4 @@ def load(
         code=trust_remote_code,
     )
     attach(model, record)
-    return finish_model(model, plan, traits, quantizer, folder, trust_remote_code)
+    return finish_model(model, plan, traits, quantizer, opened, trust_remote_code)
