@@ -27,6 +27,8 @@ def moved(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
         UnsupportedOperationError: `fn` converts even integers (`module.type(...)`).
     """
     flat = tensor.detach().reshape(-1)
+    if flat.stride(0) != 1:  # a single element may have any stride and counts as contiguous
+        flat = flat.clone(memory_format=torch.contiguous_format)
     result = fn(flat.view(torch.uint8))
     if result.dtype != torch.uint8:
         raise UnsupportedOperationError(

@@ -66,14 +66,14 @@ class TorchInt4(Kernel):
         codes = affine.plain_codes()
         if order is not None:
             index, codes = index[order], codes[:, order]
-        runs = index[:: affine.run].clone()
+        runs = index[:: affine.run].clone(memory_format=torch.contiguous_format)
         kept = {name: tensor for name, tensor in weight._parameters.items() if name != "codes"}
         return {
             **kept,
             "int4": int4_order.pack(codes, int4_order.block_rows()),
             "pairs": _pairs(affine, runs),
-            "run_groups": runs,
-            "order": order,
+            "run_groups": runs.to(torch.int32),
+            "order": None if order is None else order.to(torch.int32),
         }
 
     def restore(self, weight: PackedWeight) -> dict[str, Tensor | None]:
@@ -83,7 +83,7 @@ class TorchInt4(Kernel):
         assert packed is not None
         codes = int4_order.rows_of(packed)
         if order is not None:
-            codes = torch.empty_like(codes).index_copy_(1, order, codes)
+            codes = torch.empty_like(codes).index_copy_(1, order.long(), codes)
         kept = {name: tensor for name, tensor in storage.items() if name not in _OWN}
         return {"codes": pack_planes(codes, 4), **kept}
 

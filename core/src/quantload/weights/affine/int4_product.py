@@ -50,12 +50,12 @@ def product(
         scales: `[out_features, groups]`, as in canonical storage.
         zeros: likewise, or None.
         offsets: likewise, or None.
-        run_groups: int64 `[in_features // run]`, the group of each run of columns.
-        order: int64 `[in_features]`, the columns sorted by group; None where they are.
+        run_groups: int32 `[in_features // run]`, the group of each run of columns.
+        order: int32 `[in_features]`, the columns sorted by group; None where they are.
     """
     flat = x.reshape(-1, x.shape[-1])
     if order is not None:
-        flat = flat[:, order]
+        flat = flat.index_select(1, order)
     out: Tensor
     if flat.dtype == torch.bfloat16 and flat.shape[0] <= crossing():
         run = flat.shape[1] // len(run_groups)
@@ -86,7 +86,7 @@ def gradient(
     for rows, decoded in decoded_blocks(int4, scales, zeros, offsets, run_groups, flat.dtype):
         total += flat[:, rows] @ decoded
     if order is not None:
-        total = torch.empty_like(total).index_copy_(1, order, total)
+        total = torch.empty_like(total).index_copy_(1, order.long(), total)
     return total.to(grad.dtype).view(*grad.shape[:-1], -1)
 
 
@@ -116,7 +116,7 @@ def decoded_blocks(
 
 
 def _per_run(values: Tensor, run_groups: Tensor, dtype: torch.dtype) -> Tensor:
-    return values[:, run_groups].to(dtype)[..., None]
+    return values.index_select(1, run_groups).to(dtype)[..., None]
 
 
 @torch.library.custom_op("quantload::affine_int4_cpu", mutates_args=())
