@@ -7,7 +7,10 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 from gguf import GGMLQuantizationType, GGUFWriter
+
+from quantload_gguf import ggml_type
 
 Fill = Callable[[GGUFWriter], None]
 
@@ -57,3 +60,29 @@ def quantized() -> Callable[..., tuple[np.ndarray, str]]:
         return gguf.quants.quantize(values, GGMLQuantizationType[kind]), kind
 
     return make
+
+
+def sane_blocks(name: str, rows: int, count: int, seed: int = 0) -> torch.Tensor:
+    """Random blocks whose scales are small numbers: uint8 `[rows, count * bytes per block]`."""
+    kind = ggml_type(name)
+    generator = torch.Generator().manual_seed(seed)
+    blocks = torch.randint(
+        0, 256, (rows * count, kind.nbytes), dtype=torch.uint8, generator=generator
+    )
+    wide = kind.wide if kind.wide is not None else ((0, 1, 2),)
+    for offset, fields, _ in wide if name != "IQ1_M" else ():
+        for at in range(offset, offset + 2 * fields, 2):
+            scales = torch.rand(rows * count, 1, generator=generator) * 0.01
+            blocks[:, at : at + 2] = scales.to(torch.float16).view(torch.uint8)
+    if name == "IQ1_M":
+        blocks[:, 55] = blocks[:, 55] & 15 | 0x10
+    if name == "MXFP4":
+        blocks[:, 0] = blocks[:, 0] % 16 + 112
+    if name == "NVFP4":
+        blocks[:, :4] = blocks[:, :4] % 64
+    return blocks.view(rows, count * kind.nbytes)
+
+
+@pytest.fixture(name="sane_blocks")
+def sane_blocks_fixture() -> Callable[..., torch.Tensor]:
+    return sane_blocks

@@ -7,35 +7,14 @@ import pytest
 import torch
 
 from quantload.errors import CheckpointError, UnsupportedOperationError
-from quantload_gguf import GgufWeight, dequantize, ggml_type, open_gguf
+from quantload_gguf import GgufWeight, dequantize, open_gguf
 from quantload_gguf.ggml import TYPES
 
 PACKED = [t.name for t in TYPES if t.decodable and t.packed]
 
 
-def sane_blocks(name: str, rows: int, count: int, seed: int = 0) -> torch.Tensor:
-    """Random blocks whose scales are small numbers."""
-    kind = ggml_type(name)
-    generator = torch.Generator().manual_seed(seed)
-    blocks = torch.randint(
-        0, 256, (rows * count, kind.nbytes), dtype=torch.uint8, generator=generator
-    )
-    wide = kind.wide if kind.wide is not None else ((0, 1, 2),)
-    for offset, fields, _ in wide if name != "IQ1_M" else ():
-        for at in range(offset, offset + 2 * fields, 2):
-            scales = torch.rand(rows * count, 1, generator=generator) * 0.01
-            blocks[:, at : at + 2] = scales.to(torch.float16).view(torch.uint8)
-    if name == "IQ1_M":
-        blocks[:, 55] = blocks[:, 55] & 15 | 0x10
-    if name == "MXFP4":
-        blocks[:, 0] = blocks[:, 0] % 16 + 112
-    if name == "NVFP4":
-        blocks[:, :4] = blocks[:, :4] % 64
-    return blocks.view(rows, count * kind.nbytes)
-
-
 @pytest.fixture(params=PACKED)
-def weight(request) -> GgufWeight:
+def weight(request, sane_blocks) -> GgufWeight:
     return GgufWeight.from_blocks(sane_blocks(request.param, 6, 2), request.param)
 
 
@@ -48,7 +27,7 @@ def test_shape_and_numbers(weight):
     assert weight.dequantize(torch.float16).dtype == torch.float16
 
 
-def test_types_by_number_name_and_enum():
+def test_types_by_number_name_and_enum(sane_blocks):
     from gguf import GGMLQuantizationType
 
     blocks = sane_blocks("Q4_K", 3, 1)
@@ -64,7 +43,7 @@ def test_rows_are_those_of_the_whole(weight):
     assert weight.rows(torch.zeros(0, dtype=torch.long)).shape == (0, weight.shape[1])
 
 
-def test_only_the_rows_that_are_asked_for_are_decoded(monkeypatch):
+def test_only_the_rows_that_are_asked_for_are_decoded(monkeypatch, sane_blocks):
     from quantload_gguf import weight as module
 
     weight = GgufWeight.from_blocks(sane_blocks("Q6_K", 50, 1), "Q6_K")
@@ -87,7 +66,7 @@ def test_linear_is_the_product_with_the_decoded_weight(weight, shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_linear_in_parts_gives_the_same(monkeypatch, dtype):
+def test_linear_in_parts_gives_the_same(monkeypatch, dtype, sane_blocks):
     from quantload_gguf import weight as module
 
     weight = GgufWeight.from_blocks(sane_blocks("Q5_0", 7, 3), "Q5_0")
@@ -122,7 +101,7 @@ def test_shards_put_together_are_the_whole(weight, dim):
     assert torch.equal(torch.cat([p.dequantize() for p in parts], dim), weight.dequantize())
 
 
-def test_a_shard_never_cuts_a_block():
+def test_a_shard_never_cuts_a_block(sane_blocks):
     weight = GgufWeight.from_blocks(sane_blocks("Q4_K", 6, 2), "Q4_K")
     with pytest.raises(UnsupportedOperationError, match="4 equal parts of whole blocks of 256"):
         weight.shard(1, 0, 4)
@@ -130,7 +109,7 @@ def test_a_shard_never_cuts_a_block():
         weight.shard(0, 0, 4)
 
 
-def test_experts_have_three_dimensions():
+def test_experts_have_three_dimensions(sane_blocks):
     blocks = sane_blocks("Q4_0", 12, 2).view(3, 4, 36)
     weight = GgufWeight.from_blocks(blocks, "Q4_0", (3, 4, 64))
     assert (tuple(weight.shape), weight.ndim) == ((3, 4, 64), 3)

@@ -91,6 +91,15 @@ class GgufWeight(PackedWeight):
         rows = dequantize(picked, self.ggml_type, dtype)
         return rows.view(*ids.shape, *rows.shape[1:])
 
+    def rows(self, ids: Tensor) -> Tensor:
+        """See `PackedWeight.rows`; from a kernel's arrangement without restoring it all."""
+        blocks_of_rows = getattr(self.kernel, "blocks_of_rows", None)
+        if blocks_of_rows is None:
+            return super().rows(ids)
+        self._refuse_meta("read rows of")
+        blocks = blocks_of_rows(self, ids.reshape(-1).to(self.device))
+        return dequantize(blocks, self.ggml_type, self.dtype).view(*ids.shape, self.shape[-1])
+
     def linear(self, x: Tensor) -> Tensor:
         """See `PackedWeight.linear`; without a kernel, a part of the rows at a time."""
         if self.kernel is not None or (torch.is_grad_enabled() and x.requires_grad):
