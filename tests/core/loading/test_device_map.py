@@ -107,6 +107,16 @@ def test_offloading_to_disk_computes_the_same(tmp_path: Path, tied: bool) -> Non
             assert torch.equal(ours(IDS), model(IDS))
 
 
+def test_tied_weights_in_two_places_are_two(tmp_path: Path) -> None:
+    model = real(tied=True)
+    write(tmp_path, tensors_of(model))
+    ours = skeleton(tied=True)
+    load_into(ours, tmp_path, device_map={"head": DISK, "": "cpu"})
+    assert ours.head.weight.is_meta
+    with torch.no_grad():
+        assert torch.equal(ours(IDS), model(IDS))
+
+
 def test_converted_weights_need_a_folder_which_is_left_empty(tmp_path: Path) -> None:
     model = real()
     write(tmp_path / "model", tensors_of(model))

@@ -64,6 +64,9 @@ def match(
                 else:
                     report.unexpected[name] = checkpoint.info(name).file.name
             continue
+        for name in route.targets.keys() - known.keys():
+            if not traits.unexpected_allowed(name):
+                report.unexpected[name] = checkpoint.info(route.sources[0]).file.name
         for target, shape in fresh.items():
             inputs = [sources[name] for name in route.sources]
             problem = _problem(target, shape, inputs, expected[target], route, checkpoint)

@@ -73,15 +73,15 @@ def save_model(
     )
 
 
-def _quantizer(model: nn.Module, record: LoadRecord | None) -> WeightQuantizer | None:
-    """The method that writes the packed weights; None where there are none."""
+def _quantizer(model: nn.Module, record: LoadRecord | None) -> HfQuantizer | None:
+    """The method that the model is packed with; None where it is float."""
     packed = next((name for name, _ in hosts_of(model)), None)
     found = getattr(model, "hf_quantizer", None)
     if not isinstance(found, HfQuantizer):
         found = record.quantizer if record is not None else None
-    if packed is None:
+    if packed is None and (found is None or isinstance(found, WeightQuantizer)):
         return None
-    if not isinstance(found, WeightQuantizer):
+    if found is None or (packed is not None and not isinstance(found, WeightQuantizer)):
         raise UnsupportedOperationError(
             f"{packed} holds a packed weight, and the model does not know by which method; "
             f"only models loaded with load_model or load_into can be saved packed"
@@ -93,10 +93,10 @@ def _quantizer(model: nn.Module, record: LoadRecord | None) -> WeightQuantizer |
 
 
 def _tensors(
-    model: nn.Module, record: LoadRecord | None, quantizer: WeightQuantizer | None
+    model: nn.Module, record: LoadRecord | None, quantizer: HfQuantizer | None
 ) -> Iterator[tuple[str, Tensor]]:
     names = record.names if record is not None else {}
-    if quantizer is not None:
+    if isinstance(quantizer, WeightQuantizer):
         specs = record.specs if record is not None else {}
         yield from _packed(model, names, specs, quantizer)
     yield from _floats(model, record, names)
@@ -186,7 +186,7 @@ def _reverted(
 
 
 def _companions(
-    model: nn.Module, record: LoadRecord | None, quantizer: WeightQuantizer | None
+    model: nn.Module, record: LoadRecord | None, quantizer: HfQuantizer | None
 ) -> dict[str, bytes | str | os.PathLike[str]]:
     found: dict[str, bytes | str | os.PathLike[str]] = {}
     if record is not None and record.folder.is_dir():

@@ -34,6 +34,8 @@ DEVICE_CHUNK = 32 * MIB
 """Bytes sent to an accelerator at a time."""
 RING = 64 * MIB
 """Size of the staging buffer, unless a tensor that must be whole is larger."""
+DEVICE_READERS = 4
+"""Threads that read for an accelerator; on the CPU one keeps ahead of the conversion."""
 IN_FLIGHT = 2
 """Copies to an accelerator that may be under way at once."""
 
@@ -96,7 +98,7 @@ class _Runner:
         cuda = any(_device(place).type == "cuda" for place in plan.device_map.places.values())
         capacity = min(max(largest + 64, (4 if cuda else 1) * RING), total)
         self._ring = Ring(capacity, pinned=bool(cuda and capacity))
-        self._ahead = ReadAhead(checkpoint, jobs, self._ring, workers=4 if cuda else 1)
+        self._ahead = ReadAhead(checkpoint, jobs, self._ring, workers=DEVICE_READERS if cuda else 1)
         self._copies: deque[torch.cuda.Event] = deque()
 
     def __enter__(self) -> Self:
