@@ -31,6 +31,11 @@ _DEFAULT_WHERE_NULL = ("bits", "version", "zero_point", "damp_percent", "desc_ac
 class AwqConfig(QuantizationConfig):
     """Settings of AWQ; the fields of the `transformers` class of the same name and more.
 
+    Of other libraries' runtime, without effect here: `do_fuse`, `fuse_max_seq_len`,
+    `modules_to_fuse`, `exllama_config`. Written by tools that share them with GPTQ, without
+    effect on reading: `sym`, `desc_act`, `damp_percent`, `true_sequential`,
+    `act_group_aware`, `dataset`, `tokenizer`, `meta`, `lm_head`, `pack_dtype`.
+
     Attributes:
         bits: bits of a weight. Writers other than autoawq have 2 to 8 in `gemm`.
         group_size: columns that share a scale; -1 for whole rows.
@@ -40,11 +45,6 @@ class AwqConfig(QuantizationConfig):
         modules_to_not_convert: modules that stay float.
         backend: "llm-awq" stands for that layout; other values are choices of kernels of
             other libraries, without effect here.
-        do_fuse, fuse_max_seq_len, modules_to_fuse, exllama_config: of other libraries'
-            runtime; without effect here.
-        sym, desc_act, damp_percent, true_sequential, act_group_aware, dataset, tokenizer,
-        meta, lm_head, pack_dtype: written by tools that share them with GPTQ; without
-            effect on reading.
     """
 
     quant_method: ClassVar[str] = "awq"

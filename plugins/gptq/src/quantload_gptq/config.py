@@ -28,6 +28,14 @@ _FORMAT_OF_METHOD = {name: name for name in FORMATS if name != "gptq"}
 class GPTQConfig(QuantizationConfig):
     """Settings of GPTQ; the fields of the `transformers` class of the same name and more.
 
+    Of the calibration and its maker, without effect on reading: `static_groups`,
+    `true_sequential`, `damp_percent`, `damp_auto_increment`, `mse`, `act_group_aware`,
+    `dataset`, `tokenizer`, `model_seqlen`, `batch_size`, `pad_token_id`,
+    `cache_block_outputs`, `module_name_preceding_first_block`, `model_name_or_path`,
+    `model_file_base_name`, `meta`. Choices of kernels of other libraries, without effect
+    here: `backend`, `max_input_length`, `use_exllama`, `disable_exllama`,
+    `exllama_config`, `use_cuda_fp16`.
+
     Attributes:
         bits: bits of a weight, 2 to 8.
         group_size: columns that share a scale; -1 for whole rows.
@@ -47,13 +55,6 @@ class GPTQConfig(QuantizationConfig):
         rotation: the weights are rotated and the model must rotate activations to match,
             which is not done here: such checkpoints are refused.
         adapter: of a low-rank correction beside the weights, which is not applied here.
-        static_groups, true_sequential, damp_percent, damp_auto_increment, mse,
-        act_group_aware, dataset, tokenizer, model_seqlen, batch_size, pad_token_id,
-        cache_block_outputs, module_name_preceding_first_block, model_name_or_path,
-        model_file_base_name, meta: of the calibration and its maker; without effect on
-            reading.
-        backend, max_input_length, use_exllama, disable_exllama, exllama_config,
-        use_cuda_fp16: choices of kernels of other libraries; without effect here.
     """
 
     quant_method: ClassVar[str] = "gptq"
