@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 from pathlib import Path
 
 import nox
@@ -19,11 +18,13 @@ CONSTRAINTS = ROOT / "constraints.txt"
 PLUGINS = sorted(file.parent.name for file in ROOT.glob("plugins/*/pyproject.toml"))
 MEMBERS = {"core": ROOT / "core", **{name: ROOT / "plugins" / name for name in PLUGINS}}
 
-TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
+TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 QUICK = "not slow and not wheels"
+# Torch's threads and several processes get into each other's way: one thread each.
+PARALLEL = ("-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+TESTING = {**OFFLINE, "OMP_NUM_THREADS": "1"}
 TYPED = ("core/src", "plugins/*/src", "noxfile.py", "scripts", "examples", "benchmarks")
-CPU_TORCH = "download.pytorch.org"
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
@@ -32,18 +33,11 @@ nox.options.sessions = ["tests", "lint", "types"]
 
 
 def torch_index() -> list[str]:
-    """Where pip finds CPU builds of torch: the common index serves CUDA builds on Linux.
+    """An index with CPU builds of torch, where `TORCH_INDEX_URL` names one.
 
-    `TORCH_INDEX_URL` replaces it ("" for none). Where its host is unknown, as
-    behind a mirror, the mirror is what there is.
+    The common index serves CUDA builds on Linux: they work without a GPU, and are large.
     """
     url = os.environ.get("TORCH_INDEX_URL")
-    if url is None:
-        try:
-            socket.getaddrinfo(CPU_TORCH, 443)
-        except OSError:
-            return []
-        url = f"https://{CPU_TORCH}/whl/cpu"
     return ["--extra-index-url", url] if url else []
 
 
@@ -96,7 +90,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests, but for those marked slow or wheels; arguments behind `--` go to pytest."""
     install_for_tests(session)
-    session.run("pytest", "-m", QUICK, *session.posargs, env=OFFLINE)
+    session.run("pytest", "-m", QUICK, *PARALLEL, *session.posargs, env=TESTING)
 
 
 @nox.session
@@ -133,7 +127,7 @@ def isolation(session: nox.Session, member: str) -> None:
     name = "quantload" if member == "core" else f"quantload-{member}"
     session.install(*found, name, *TEST_TOOLS)
     folder = "tests/core" if member == "core" else f"tests/plugins/{member}"
-    session.run("pytest", folder, "-m", QUICK, *session.posargs, env=OFFLINE)
+    session.run("pytest", folder, "-m", QUICK, *PARALLEL, *session.posargs, env=TESTING)
     if member == "core":
         session.install(*found, "quantload[all]")
         session.run("quantload", "list")
