@@ -27,6 +27,7 @@ _ASSERTING = (
     "quantload.testing.compiling",
     "quantload.testing.damage",
     "quantload.testing.declared",
+    "quantload.testing.roundtrip",
     "quantload.testing.weight_bytes",
     "quantload.testing.weight_changes",
     "quantload.testing.weight_numbers",

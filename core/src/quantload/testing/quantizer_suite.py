@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import nn
 
 from quantload.errors import (
     ConfigError,
@@ -25,6 +24,7 @@ from quantload.registry.status import status_of
 from quantload.testing.children import imported_after
 from quantload.testing.damage import DamageChecks
 from quantload.testing.declared import LAYER, there_is
+from quantload.testing.roundtrip import RoundTripChecks, small_net
 from quantload.verdict import Verdict
 
 FLOAT_LAYERS = {
@@ -35,7 +35,7 @@ FLOAT_LAYERS = {
 }
 
 
-class QuantizerSuite(DamageChecks):
+class QuantizerSuite(DamageChecks, RoundTripChecks):
     """What every `WeightQuantizer` owes beside its weights.
 
     Attributes:
@@ -204,7 +204,7 @@ class QuantizerSuite(DamageChecks):
         """Empty ones on the meta device; what is to be left alone is."""
         if not self.can_quantize:
             pytest.skip("declared: it cannot quantize")
-        model = _net(shape)
+        model = small_net(shape)
         quantizer = self.quantizer(config, pre_quantized=False, modules_to_not_convert=["keep"])
         targets = quantizer.targets(model)
         assert set(targets) == {"first", "second"}
@@ -243,15 +243,3 @@ class QuantizerSuite(DamageChecks):
             spec = ModuleSpec(LAYER, shape=shape, dtype=torch.float32)
             with pytest.raises(QuantloadError):
                 self.quantizer(config, pre_quantized=False).quantize(spec, weight)
-
-
-def _net(shape: tuple[int, int]) -> nn.Module:
-    out_features, in_features = shape
-    with torch.device("meta"):
-        layers = {
-            "first": nn.Linear(in_features, out_features),
-            "second": nn.Linear(in_features, out_features, bias=False),
-            "norm": nn.LayerNorm(out_features),
-            "keep": nn.Linear(in_features, out_features),
-        }
-        return nn.ModuleDict(layers)

@@ -7,6 +7,7 @@ from toy8.quantizer import Toy8Quantizer
 from toy8.weight import Toy8Weight
 
 from broken import case
+from quantload.modules import hosts_of
 from quantload.plugin import CheckpointError, ModuleSpec, QuantizerPlugin, Verdict
 from quantload.quantizers.targets import quantizable_modules
 
@@ -290,6 +291,30 @@ class QuantizesInSecret(Toy8Quantizer):
 )
 class NeedsNoDataAfterAll(Toy8Quantizer):
     pass
+
+
+@case("test_a_model_that_was_loaded_is_saved_byte_for_byte", suite="quantizer")
+class TouchesUpAfterLoading(Toy8Quantizer):
+    def postprocess_model(self, model, **kwargs):
+        for _, host in hosts_of(model):
+            host.weight.scales.data.mul_(1.5)
+        return model
+
+
+@case(
+    "test_a_model_that_was_loaded_is_saved_byte_for_byte",
+    suite="quantizer",
+    declared={"serializable": False},
+)
+class SavesThoughDeclaredNot(Toy8Quantizer):
+    pass
+
+
+@case("test_quantizing_on_load_is_quantizing", suite="quantizer")
+class QuantizesWhatThePreprocessingLeft(Toy8Quantizer):
+    def targets(self, model):
+        found = super().targets(model)
+        return {name: spec for name, spec in found.items() if name != "second"}
 
 
 # -- descriptors -------------------------------------------------------------------------
