@@ -8,8 +8,8 @@ import torch
 
 from quantload.plugin import Kernel, KernelSpec, Verdict
 from quantload_bitsandbytes import library
-from quantload_bitsandbytes.products4 import linear_4bit
-from quantload_bitsandbytes.products8 import linear_8bit, llm_int8
+from quantload_bitsandbytes.products4 import multiply_4bit
+from quantload_bitsandbytes.products8 import multiply_8bit
 from quantload_bitsandbytes.weights import Bnb4Weight, Bnb8Weight
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class _FourBit(Kernel):
     def linear(self, weight: PackedWeight, x: Tensor) -> Tensor:
         """`x @ W.T` in `x.dtype`."""
         w = cast("Bnb4Weight", weight)
-        product: Tensor = linear_4bit(
+        return multiply_4bit(
             x,
             w.packed,
             w.absmax,
@@ -48,7 +48,6 @@ class _FourBit(Kernel):
             w.state.block_size,
             list(w.shape),
         )
-        return product
 
 
 class ChunkedFourBit(_FourBit):
@@ -108,8 +107,7 @@ class LlmInt8(Kernel):
     def linear(self, weight: PackedWeight, x: Tensor) -> Tensor:
         """`x @ W.T` in `x.dtype`."""
         w = cast("Bnb8Weight", weight)
-        product: Tensor = llm_int8(x, w.codes, w.scales, w.threshold)
-        return product
+        return multiply_8bit(x, w.codes, w.scales, w.threshold)
 
 
 class ChunkedEightBit(Kernel):
@@ -125,5 +123,4 @@ class ChunkedEightBit(Kernel):
     def linear(self, weight: PackedWeight, x: Tensor) -> Tensor:
         """`x @ W.T` in `x.dtype`."""
         w = cast("Bnb8Weight", weight)
-        product: Tensor = linear_8bit(x, w.codes, w.scales)
-        return product
+        return multiply_8bit(x, w.codes, w.scales, None)

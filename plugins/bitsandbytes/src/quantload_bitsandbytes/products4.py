@@ -16,6 +16,7 @@ from torch import Tensor
 from quantload_bitsandbytes import library
 from quantload_bitsandbytes.dequantize4 import dequantize_4bit
 from quantload_bitsandbytes.nested import NESTED_BLOCK_SIZE, dequantize_absmax
+from quantload_bitsandbytes.watched import watched
 
 PART_BYTES = {4: 4 << 20, 2: 8 << 20}
 """Float bytes of a weight that are made at a time on a CPU, by size of an element.
@@ -68,8 +69,7 @@ def rows_at_a_time(rows: int, columns: int, block_size: int, itemsize: int) -> i
     return min(max(fitting // whole, 1) * whole, max(rows, 1))
 
 
-@torch.library.custom_op("quantload_bitsandbytes::linear_4bit", mutates_args=(), schema=_SCHEMA)
-def linear_4bit(
+def product_on_cpu(
     x: Tensor,
     packed: Tensor,
     absmax: Tensor,
@@ -118,8 +118,7 @@ def linear_4bit(
     return out
 
 
-@linear_4bit.register_kernel("cuda")
-def _linear_4bit_cuda(
+def product_on_cuda(
     x: Tensor,
     packed: Tensor,
     absmax: Tensor,
@@ -132,6 +131,7 @@ def _linear_4bit_cuda(
     block_size: int,
     shape: list[int],
 ) -> Tensor:
+    """`x @ W.T` by the library's kernels; the arguments are those of `product_on_cpu`."""
     columns = shape[1]
     ops = torch.ops.bitsandbytes
     codes, values, shift = None, None, None
@@ -170,6 +170,12 @@ def _linear_4bit_cuda(
         return F.linear(x, weight)
 
 
+linear_4bit = torch.library.custom_op(
+    "quantload_bitsandbytes::linear_4bit", product_on_cpu, mutates_args=(), schema=_SCHEMA
+)
+linear_4bit.register_kernel("cuda")(product_on_cuda)
+
+
 @linear_4bit.register_fake
 def _linear_4bit_fake(x: Tensor, *weight: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight[-1][0])
@@ -190,3 +196,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 linear_4bit.register_autograd(_backward, setup_context=_save)
+
+
+def multiply_4bit(x: Tensor, *weight: Any) -> Tensor:
+    """`x @ W.T`; the arguments are those of `product_on_cpu`."""
+    product: Any = linear_4bit
+    if not watched(x):
+        product = product_on_cuda if x.is_cuda else product_on_cpu
+    found: Tensor = product(x, *weight)
+    return found

@@ -13,14 +13,10 @@ from torch import Tensor
 
 from quantload_bitsandbytes.int8 import TO_FLOAT, dequantize_rows, int8_linear
 from quantload_bitsandbytes.products4 import rows_at_a_time
+from quantload_bitsandbytes.watched import watched
 
 
-@torch.library.custom_op(
-    "quantload_bitsandbytes::llm_int8",
-    mutates_args=(),
-    schema="(Tensor x, Tensor codes, Tensor scales, float threshold) -> Tensor",
-)
-def llm_int8(x: Tensor, codes: Tensor, scales: Tensor, threshold: float) -> Tensor:
+def product_in_int8(x: Tensor, codes: Tensor, scales: Tensor, threshold: float) -> Tensor:
     """`x @ W.T` by LLM.int8; see `int8.int8_linear`.
 
     Args:
@@ -34,15 +30,13 @@ def llm_int8(x: Tensor, codes: Tensor, scales: Tensor, threshold: float) -> Tens
     if not rows.numel() or not codes.numel():
         return x.new_zeros(shape)
     with torch.autocast(x.device.type, enabled=False):
+        if x.is_cuda and threshold > 0 and torch.cuda.is_current_stream_capturing():
+            # A CUDA graph cannot ask which columns hold outliers.
+            return F.linear(x, dequantize_rows(codes, scales, x.dtype))
         return int8_linear(rows, codes, scales, threshold).view(shape)
 
 
-@torch.library.custom_op(
-    "quantload_bitsandbytes::linear_8bit",
-    mutates_args=(),
-    schema="(Tensor x, Tensor codes, Tensor scales) -> Tensor",
-)
-def linear_8bit(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+def product_in_float(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     """`x @ W.T` in floating point, some rows of the weight at a time.
 
     Args:
@@ -80,6 +74,29 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (grad @ dequantize_rows(codes, scales, grad.dtype), *(None,) * ctx.others)
 
 
+llm_int8 = torch.library.custom_op(
+    "quantload_bitsandbytes::llm_int8",
+    product_in_int8,
+    mutates_args=(),
+    schema="(Tensor x, Tensor codes, Tensor scales, float threshold) -> Tensor",
+)
+linear_8bit = torch.library.custom_op(
+    "quantload_bitsandbytes::linear_8bit",
+    product_in_float,
+    mutates_args=(),
+    schema="(Tensor x, Tensor codes, Tensor scales) -> Tensor",
+)
 for _op in (llm_int8, linear_8bit):
     _op.register_fake(_fake)
     _op.register_autograd(_backward, setup_context=_save)
+
+
+def multiply_8bit(x: Tensor, codes: Tensor, scales: Tensor, threshold: float | None) -> Tensor:
+    """`x @ W.T`, by LLM.int8 with a threshold, in floating point with None."""
+    seen = watched(x)
+    found: Tensor
+    if threshold is None:
+        found = (linear_8bit if seen else product_in_float)(x, codes, scales)
+    else:
+        found = (llm_int8 if seen else product_in_int8)(x, codes, scales, threshold)
+    return found
