@@ -129,7 +129,7 @@ def test_opening_needs_neither_torch_nor_the_gguf_package(write_gguf):
 
 def test_the_core_opens_it_by_its_suffix(write_gguf):
     with open_checkpoint(write_gguf({"a": MATRIX})) as file:
-        assert isinstance(file, GgufFile)
+        assert isinstance(file, GgufFile)  # it describes no model: it lacks what a llama needs
         assert file.architecture == "llama"
 
 

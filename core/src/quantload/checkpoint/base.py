@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from quantload.checkpoint.companions import companion_files
@@ -37,7 +38,10 @@ class Checkpoint(ABC):
         path: the folder or file that was opened.
         folder: the one whose `config.json`, tokenizer and so on belong to the tensors.
         mmap: whether `read` may hand out tensors that lie in the mapped file.
+        model_options: what the model's class is built with beside its config.
     """
+
+    model_options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: Path, *, mmap: bool = True) -> None:
         self.path = path

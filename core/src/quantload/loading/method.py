@@ -6,7 +6,7 @@ import logging
 
 from quantload.checkpoint.base import Checkpoint
 from quantload.config.auto import AutoQuantizationConfig
-from quantload.config.stored import stored_config
+from quantload.config.stored import config_in, stored_config
 from quantload.quantizers.auto import AutoHfQuantizer
 from quantload.quantizers.base import HfQuantizer
 
@@ -27,7 +27,7 @@ def find_quantizer(
         UnknownMethodError, PluginError: the method cannot be resolved.
         ConfigError: the configs are wrong or contradict each other.
     """
-    stored = stored or stored_config(checkpoint.folder)
+    stored = stored or config_in(checkpoint.config()) or stored_config(checkpoint.folder)
     if stored is None and passed is None:
         return None
     if stored is None:

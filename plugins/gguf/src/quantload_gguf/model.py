@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from quantload.checkpoint.base import Checkpoint
 from quantload.checkpoint.tensorinfo import ALIGNMENT
 from quantload.errors import QuantloadError
+from quantload_gguf.architectures import architecture_of
 from quantload_gguf.architectures.facts import Facts
+from quantload_gguf.architectures.settings import types_config
 from quantload_gguf.container import GgufTensor
 from quantload_gguf.ggml import ggml_type
 from quantload_gguf.reader import GgufFile
@@ -56,23 +58,26 @@ class GgufModel(Checkpoint):
     """
 
     def __init__(self, file: GgufFile) -> None:
-        from quantload_gguf.architectures import architecture_of
-
         super().__init__(file.path, mmap=file.mmap)
         self.file = file
         self.facts = Facts(file)
-        try:
-            self.architecture = architecture_of(self.facts, file.metadata.get("general.type"))
-            self._tensors = {t.name: t for t in _targets(file, self.facts, self.architecture)}
-        except QuantloadError as error:
-            raise type(error)(f"{file.path}: {error}") from error
+        self.architecture = architecture_of(file)
+        self.model_options = self.architecture.options
+        self._tensors = {t.name: t for t in _targets(file, self.facts, self.architecture)}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> GgufModel:
-        """Open a file as the model it holds; see `GgufFile.open`."""
+    def open(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> GgufModel | GgufFile:
+        """Open a file as the model it holds; see `GgufFile.open`.
+
+        A file of an architecture that is not covered, or that does not describe a
+        model, is opened as what it is: its tensors can be read, and its `config()` says
+        why it is no model.
+        """
         file = GgufFile.open(path, mmap=mmap)
         try:
             return cls(file)
+        except QuantloadError:
+            return file
         except BaseException:
             file.close()
             raise
@@ -106,15 +111,19 @@ class GgufModel(Checkpoint):
         Raises:
             CheckpointError: a setting that the model needs is absent.
         """
-        from quantload_gguf.architectures.settings import model_config
-
-        return model_config(self.facts, self.architecture)
+        found = self.file.config()
+        packed = {
+            tensor.name.removesuffix(".weight"): tensor.dtype
+            for tensor in self.tensors.values()
+            if tensor.ggml_type.packed
+        }
+        if packed:
+            found["quantization_config"] = types_config(packed)
+        return found
 
     def generation_config(self) -> dict[str, Any]:
         """The `generation_config.json` of the model, from the metadata."""
-        from quantload_gguf.architectures.settings import generation_config
-
-        return generation_config(self.facts)
+        return self.file.generation_config()
 
     def read(
         self, name: str, *, rows: slice | None = None, device: str | torch.device = "cpu"

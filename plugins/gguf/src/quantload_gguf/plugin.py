@@ -17,7 +17,7 @@ PLUGIN = QuantizerPlugin(
 
 FORMAT = FormatPlugin(
     api=1,
-    reader="quantload_gguf.reader:GgufFile",
+    reader="quantload_gguf.model:GgufModel",
     requires=_REQUIRES,
     summary="GGUF files, versions 2 and 3, whole or split",
 )

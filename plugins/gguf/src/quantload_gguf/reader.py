@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ class GgufFile(Checkpoint):
         self._metadata = MappingProxyType({k: f.value for k, f in first.fields.items()})
         self.alignment = first.alignment
         self.big_endian = first.order == "big"
+        self._config: dict[str, Any] | None = None  # kept: it needs the open file
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> GgufFile:
@@ -101,6 +103,25 @@ class GgufFile(Checkpoint):
                 f"{self.path}: expected general.architecture to name one, found {found!r}"
             )
         return found
+
+    def config(self) -> dict[str, Any]:
+        """The `config.json` of the model, made from the metadata.
+
+        Raises:
+            UnsupportedOperationError: the architecture is not covered.
+            CheckpointError: a setting that the model needs is absent.
+        """
+        from quantload_gguf.architectures.settings import config_of
+
+        if self._config is None:
+            self._config = config_of(self)
+        return copy.deepcopy(self._config)
+
+    def generation_config(self) -> dict[str, Any]:
+        """The `generation_config.json` of the model, made from the metadata."""
+        from quantload_gguf.architectures.settings import generation_config
+
+        return generation_config(self)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -58,7 +58,7 @@ def load(
         config.name_or_path = os.fspath(checkpoint)
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
-        model = build(cls, config, target)
+        model = build(cls, config, target, **opened.model_options)
         traits = traits_of(model, target)
         plan = execute(
             model,

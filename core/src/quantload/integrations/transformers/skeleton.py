@@ -44,15 +44,22 @@ def set_dtype(config: Any, dtype: torch.dtype) -> None:
             part.dtype = dtype
 
 
-def build(cls: Any, config: Any, dtype: torch.dtype) -> Any:
-    """A model on the meta device whose tied weights are not tied yet."""
+def build(cls: Any, config: Any, dtype: torch.dtype, **options: Any) -> Any:
+    """A model on the meta device whose tied weights are not tied yet.
+
+    Args:
+        cls: its class.
+        config: its config.
+        dtype: of what stays float.
+        **options: what the class is built with beside.
+    """
     with ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
         stack.enter_context(initialization.no_init_weights())
         for name in ("no_tie_weights", "meta_device_safe_creation_ops"):
             # Both are younger than transformers 5.0.
             stack.enter_context(getattr(initialization, name, nullcontext)())
-        return cls._from_config(config, dtype=dtype)
+        return cls._from_config(config, dtype=dtype, **options)
 
 
 def buffer_source(cls: Any, config: Any, dtype: torch.dtype) -> Callable[[], Mapping[str, Tensor]]:

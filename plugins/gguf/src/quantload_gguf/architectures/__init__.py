@@ -8,6 +8,7 @@ from quantload.errors import UnsupportedOperationError
 from quantload_gguf.architectures import gemma, llama, others, qwen
 from quantload_gguf.architectures.facts import Facts
 from quantload_gguf.architectures.table import Architecture
+from quantload_gguf.reader import GgufFile
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": llama.LLAMA,
@@ -31,34 +32,32 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 _NO_MODELS = {
     "clip": "the vision or audio part of a model (an mmproj file)",
+    "mmproj": "the vision or audio part of a model (an mmproj file)",
     "adapter": "a LoRA adapter",
     "imatrix": "an importance matrix",
 }
 
 
-def architecture_of(facts: Facts, kind: object = None) -> Architecture:
+def architecture_of(file: GgufFile) -> Architecture:
     """The description of the model in a file.
-
-    Args:
-        facts: of the file.
-        kind: its `general.type`.
 
     Raises:
         UnsupportedOperationError: the architecture is not covered, or the file holds
             no model; its tensors can still be read one by one.
+        CheckpointError: the file names no architecture.
     """
-    name = facts.architecture
-    what = _NO_MODELS.get(str(kind)) or _NO_MODELS.get(name)
+    name = file.architecture
+    what = _NO_MODELS.get(str(file.metadata.get("general.type"))) or _NO_MODELS.get(name)
     if what is not None:
-        raise UnsupportedOperationError(f"the file holds {what}, not a model")
+        raise UnsupportedOperationError(f"{file.path}: it holds {what}, not a model")
     found = ARCHITECTURES.get(name)
     if found is None:
         raise UnsupportedOperationError(
-            f"the architecture {name!r} is not covered; those that are: "
+            f"{file.path}: the architecture {name!r} is not covered; those that are: "
             f"{', '.join(sorted(ARCHITECTURES))}. Its tensors can be read one by one with "
             f"quantload_gguf.open_gguf()"
         )
-    if name == "llama" and facts.whole("expert_count", 0):
+    if name == "llama" and Facts(file).whole("expert_count", 0):
         return ARCHITECTURES["mixtral"]
     return found
 

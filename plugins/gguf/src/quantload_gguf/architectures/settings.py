@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
+from quantload_gguf.architectures import architecture_of
 from quantload_gguf.architectures.facts import Facts
-from quantload_gguf.architectures.table import OMIT, Architecture
+from quantload_gguf.architectures.table import OMIT
+from quantload_gguf.reader import GgufFile
 
 _TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def model_config(facts: Facts, architecture: Architecture) -> dict[str, Any]:
-    """The config of a model.
-
-    Args:
-        facts: of the file.
-        architecture: its description.
+def config_of(file: GgufFile) -> dict[str, Any]:
+    """The config of the model in a file.
 
     Raises:
+        UnsupportedOperationError: the architecture is not covered.
         CheckpointError: a setting is absent.
     """
+    architecture, facts = architecture_of(file), Facts(file)
     found: dict[str, Any] = {
         "model_type": architecture.model_type,
         "architectures": [architecture.model_class],
+        "dtype": compute_dtype(file),
     }
     for key, setting in architecture.config.items():
         value = setting(facts) if callable(setting) else setting
@@ -30,22 +34,42 @@ def model_config(facts: Facts, architecture: Architecture) -> dict[str, Any]:
             found[key] = value
     # A default of the class would name tokens of another vocabulary.
     found.update({key: facts.token(name) for key, name in _TOKENS.items()})
-    if any(tensor.ggml_type.packed for tensor in facts.tensors.values()):
-        found["quantization_config"] = {"quant_method": "gguf"}
     return found
 
 
-def generation_config(facts: Facts) -> dict[str, Any]:
+def compute_dtype(file: GgufFile) -> str:
+    """The dtype to compute in: that of most numbers, bfloat16 where those are packed.
+
+    Nearly every model was bfloat16 before it was quantized, and it is finer than what
+    quantizing left.
+    """
+    sizes: Counter[str] = Counter()
+    for tensor in file.tensors.values():
+        sizes[tensor.dtype if not tensor.ggml_type.packed else "packed"] += tensor.numel
+    return _DTYPES.get(sizes.most_common(1)[0][0] if sizes else "F32", "bfloat16")
+
+
+def types_config(packed: Mapping[str, str]) -> dict[str, Any]:
+    """The quantization config that says the ggml type of every module.
+
+    Args:
+        packed: module -> type.
+    """
+    most = Counter(packed.values()).most_common(1)[0][0]
+    others = {name: kind for name, kind in packed.items() if kind != most}
+    return {"quant_method": "gguf", "type": most, "types": others}
+
+
+def generation_config(file: GgufFile) -> dict[str, Any]:
     """What generation needs to know: where a text begins and ends."""
+    facts = Facts(file)
     found: dict[str, Any] = {}
     for key, name in _TOKENS.items():
         token = facts.token(name)
         if token is not None:
             found[key] = token
-    turns = [
-        t for t in (facts.token("eos"), facts.token("eot"), facts.token("eom")) if t is not None
-    ]
-    ends = list(dict.fromkeys(turns))
+    turns = [facts.token(name) for name in ("eos", "eot", "eom")]
+    ends = list(dict.fromkeys(token for token in turns if token is not None))
     if len(ends) > 1:
         found["eos_token_id"] = ends
     return found

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from quantload_gguf.architectures.facts import Facts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape = tuple[int, ...]
 
@@ -66,6 +66,8 @@ class Rotary(RowOrder):
 
     def order(self, count: int, facts: Facts) -> Tensor:
         """See `RowOrder.order`."""
+        import torch
+
         heads = facts.kv_heads if self.keys else facts.heads
         places = torch.arange(count).view(heads, count // heads // 2, 2)
         return places.transpose(1, 2).reshape(-1)
@@ -77,6 +79,8 @@ class FalconGroups(RowOrder):
 
     def order(self, count: int, facts: Facts) -> Tensor:
         """See `RowOrder.order`."""
+        import torch
+
         heads, groups = facts.heads, facts.kv_heads
         width = count // (heads + 2 * groups)
         places = torch.arange(count).view(-1, width)
@@ -98,6 +102,8 @@ class MinusOne(Transform):
 
     def apply(self, tensors: Sequence[Tensor], rows: slice, facts: Facts) -> Tensor:
         """See `Transform.apply`."""
+        import torch
+
         return tensors[0][rows].to(torch.float32) - 1
 
 
@@ -182,6 +188,8 @@ class Experts(Transform):
 
     def apply(self, tensors: Sequence[Tensor], rows: slice, facts: Facts) -> Tensor:
         """See `Transform.apply`."""
+        import torch
+
         if tensors[0].dim() == 3:
             return torch.cat([t[rows] for t in tensors], dim=1)
         each = len(tensors) // self.parts
