@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
-
-import torch
-from torch import Tensor, nn
 
 from quantload.plugin import (
     CheckpointError,
@@ -18,15 +16,16 @@ from quantload.plugin import (
     WeightQuantizer,
 )
 from quantload.quantizers.targets import quantizable_modules
-from quantload_bitsandbytes import making, packing4, packing8
 from quantload_bitsandbytes.config import BitsAndBytesConfig
-from quantload_bitsandbytes.layout import claimed_modules
 from quantload_bitsandbytes.skipping import float_modules, tied_modules
-from quantload_bitsandbytes.weights import Bnb4Weight, Bnb8Weight
-from quantload_bitsandbytes.workspace import Workspace
 
+# What needs torch is imported where it is used: making a quantizer does not.
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
     from quantload.plugin import PackedWeight, TensorHeader
+    from quantload_bitsandbytes.workspace import Workspace
 
 logger = logging.getLogger("quantload.bitsandbytes")
 
@@ -55,13 +54,20 @@ class BitsAndBytesQuantizer(WeightQuantizer):
                 value=True,
                 allowed="false",
             )
-        self._workspace = Workspace()
         self._stays_float: tuple[str, ...] = ()
+
+    @cached_property
+    def _workspace(self) -> Workspace:
+        from quantload_bitsandbytes.workspace import Workspace
+
+        return Workspace()
 
     # -- reading -------------------------------------------------------------------
 
     def claims(self, headers: Mapping[str, TensorHeader]) -> dict[str, ModuleSpec]:
         """See `WeightQuantizer.claims`; the tensors' names and dtypes decide."""
+        from quantload_bitsandbytes.layout import claimed_modules
+
         found = claimed_modules(headers)
         self._compare_with_config(found)
         return found
@@ -79,6 +85,8 @@ class BitsAndBytesQuantizer(WeightQuantizer):
 
     def empty(self, spec: ModuleSpec) -> PackedWeight:
         """See `WeightQuantizer.empty`."""
+        from quantload_bitsandbytes import making, packing4, packing8
+
         config = self.quantization_config
         if not spec.tensors:
             method = config.quantization_method()
@@ -93,6 +101,8 @@ class BitsAndBytesQuantizer(WeightQuantizer):
 
     def pack_weight(self, spec: ModuleSpec, tensors: Mapping[str, Tensor]) -> PackedWeight:
         """See `WeightQuantizer.pack_weight`."""
+        from quantload_bitsandbytes import packing4, packing8
+
         missing = sorted(set(spec.tensors) - set(tensors))
         if missing:
             raise CheckpointError(
@@ -106,6 +116,9 @@ class BitsAndBytesQuantizer(WeightQuantizer):
 
     def unpack_weight(self, spec: ModuleSpec, weight: PackedWeight) -> dict[str, Tensor]:
         """See `WeightQuantizer.unpack_weight`."""
+        from quantload_bitsandbytes import packing4, packing8
+        from quantload_bitsandbytes.weights import Bnb4Weight, Bnb8Weight
+
         if isinstance(weight, Bnb4Weight):
             return packing4.unpack(weight)
         if isinstance(weight, Bnb8Weight):
@@ -120,6 +133,8 @@ class BitsAndBytesQuantizer(WeightQuantizer):
 
     @staticmethod
     def _compute_dtype(spec: ModuleSpec) -> torch.dtype:
+        import torch
+
         return spec.dtype or torch.get_default_dtype()
 
     # -- making --------------------------------------------------------------------
@@ -142,6 +157,10 @@ class BitsAndBytesQuantizer(WeightQuantizer):
             UnsupportedOperationError: the packed bytes do not fill whole elements of
                 `bnb_4bit_quant_storage`.
         """
+        import torch
+
+        from quantload_bitsandbytes import making
+
         able = self.can_quantize()
         if not able:
             raise ConfigError(able.reason)
@@ -173,6 +192,8 @@ class BitsAndBytesQuantizer(WeightQuantizer):
         A map that was written out also tells which modules
         `llm_int8_enable_fp32_cpu_offload` keeps float.
         """
+        import torch
+
         self._stays_float = ()
         if device_map is None and torch.cuda.is_available():
             return {"": torch.cuda.current_device()}
