@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -176,9 +177,12 @@ def main() -> int:
         task = progress.add_task("", total=len(rows))
         for row in rows:
             progress.update(task, description=row.label)
+            start = time.perf_counter()
             if not (row.skipped or row.problem):
                 measure(row, arguments.device, windows)
             progress.advance(task)
+            if not console.is_terminal:  # where no bar moves
+                console.print(f"{row.label}: {time.perf_counter() - start:.0f} s", style="dim")
     report(console, rows, arguments.device, windows, arguments.out)
     return 1 if any(row.problem for row in rows) else 0
 
