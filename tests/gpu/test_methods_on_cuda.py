@@ -28,7 +28,7 @@ def published() -> dict[str, dict[str, object]]:
     for record in registry.records("quantload.quantizers"):
         plugin = registry.descriptor(record, QuantizerPlugin)
         if "cuda" in plugin.devices:
-            method = {"quant_method": record.name}
+            method = {"quant_method": registry.resolve(record.name).config_class.quant_method}
             found.update({label: {**method, **config} for label, config in plugin.demo.items()})
     return found
 
@@ -178,11 +178,12 @@ def test_a_layer_is_captured_in_a_graph(loaded):
 
 
 @torch.no_grad()
-def test_parts_may_be_offloaded_to_the_cpu(loaded, ids):
-    config, model = loaded
+def test_parts_may_be_offloaded_to_the_cpu(loaded, ids, tmp_path):
+    _, model = loaded
+    quantload.save_model(model, tmp_path / "saved")
     layers = {f"model.layers.{i}": 0 if i < 2 else "cpu" for i in range(4)}
     whole = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), 0)
-    split = quantload.load_model(MODEL, quantization_config=config, device_map={**whole, **layers})
+    split = quantload.load_model(tmp_path / "saved", device_map={**whole, **layers})
     assert {str(place) for place in split.hf_device_map.values()} == {"0", "cpu"}
     assert closeness(split(ids).logits, model(ids).logits) > 0.999
 
