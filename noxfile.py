@@ -111,7 +111,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy, strict, over everything but the tests."""
-    tools = ("matplotlib", "mypy", "nox", "types-PyYAML", "types-tqdm")
+    tools = ("matplotlib", "mypy", "nox", "pytest", "types-PyYAML", "types-tqdm")
     install(session, *workspace(), *tools)
     found = sorted(path for pattern in TYPED for path in ROOT.glob(pattern))
     sources = [str(path / "src") for path in MEMBERS.values()]

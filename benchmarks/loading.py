@@ -9,6 +9,7 @@ loading plus the first forward pass: memory-mapped weights are read in the latte
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _common import MB, Case, Meter, main
+from _common import MB, OUT, Case, Meter, main
 
 FOLDER = "QUANTLOAD_BENCH_FOLDER"
 SHARD_BYTES = 500 * MB
@@ -127,14 +128,15 @@ def measure(library: str, checkpoint: str, config: dict[str, Any] | None, meter:
 
     if config is not None or checkpoint == "nf4":
         import bitsandbytes  # noqa: F401
-    passed = None if config is None else transformers.BitsAndBytesConfig(**config)
+    # Given as None, it would make `transformers` forget what the checkpoint says.
+    passed = {"quantization_config": transformers.BitsAndBytesConfig(**config)} if config else {}
     transformers.utils.logging.disable_progress_bar()
     with meter.phase("load"):
         if library == "quantload":
-            model = quantload.load_model(folder, quantization_config=passed, progress=False)
+            model = quantload.load_model(folder, progress=False, **passed)
         else:
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, quantization_config=passed, device_map="cpu" if passed else None
+                folder, device_map="cpu", **passed
             )
     weights = model.get_memory_footprint() / MB
     with torch.no_grad(), meter.phase("first_forward"):
@@ -156,6 +158,33 @@ CASES: dict[str, Case] = {
 }
 
 
+def plot(figures: Path) -> None:
+    """Seconds and peak memory of every case as bars, beside the JSON."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = json.loads(figures.read_text(encoding="utf-8"))["median"]
+    panes = (
+        ("seconds", (("load_s", "load"), ("first_forward_s", "first forward"))),
+        ("peak while loading, MB", (("load_peak_mb", "over the process before"),)),
+    )
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 0.45 * len(rows) + 1.4), sharey=True)
+    names = list(rows)[::-1]
+    for axis, (title, parts) in zip(axes, panes, strict=True):
+        left = [0.0] * len(names)
+        for key, label in parts:
+            values = [rows[name][key] for name in names]
+            axis.barh(names, values, left=left, label=label)
+            left = [before + value for before, value in zip(left, values, strict=True)]
+        axis.set_title(title)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(figures.with_suffix(".png"), dpi=120)
+    print(f"drawn in {figures.with_suffix('.png')}")
+
+
 def run() -> None:
     if "--case" in sys.argv:
         main("loading", CASES)
@@ -163,10 +192,14 @@ def run() -> None:
     keep = "--keep" in sys.argv
     if keep:
         sys.argv.remove("--keep")
-    root = Path(os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / "quantload-bench-loading")
+        root = Path(tempfile.gettempdir()) / "quantload-bench-loading"
+    else:
+        root = Path(tempfile.mkdtemp(prefix="quantload-bench-"))
     os.environ[FOLDER] = str(root)
     try:
         main("loading", CASES, setup=setup, columns=COLUMNS, repeat=3)
+        if importlib.util.find_spec("matplotlib") is not None:
+            plot(OUT / "loading.json")
     finally:
         if not keep:
             shutil.rmtree(root, ignore_errors=True)

@@ -12,8 +12,10 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.text import Text
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 INK, FAINT, ACCENT, BASE = "#222222", "#b8b8b8", "#1f6fb4", "#c2571a"
+_DOT = 12  # pixels that a label keeps away from the middle of a dot
 # Places to try for a label, in points from its dot: beside it, at its corners, farther off.
 _PLACES = [
     ((9, 0), "left", "center"),
@@ -44,10 +46,14 @@ def plot(rows: Mapping[str, Mapping[str, Any]], base: str, title: str, path: Pat
     axes.axhline(y[base], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     colors = [BASE if label == base else ACCENT for label in rows]
     axes.scatter(list(x.values()), list(y.values()), c=colors, s=46, zorder=3)
-    axes.set_xlim(0, max(x.values()) * 1.18)
+    axes.set_xlim(min(x.values()) * 0.7, max(x.values()) * 1.12)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())
     low, high = min(y.values()), max(y.values())
-    room = max(high - low, 0.01 * low)
-    axes.set_ylim(low - 0.25 * room, high + 0.3 * room)
+    room = max(high / low, 1.02)
+    axes.set_ylim(low / room**0.2, high * room**0.2)
     axes.set_xlabel("weights in memory, MB", color=INK)
     axes.set_ylabel("held-out perplexity (lower is better)", color=INK)
     axes.set_title(title, loc="left", fontsize=11, color=INK)
@@ -89,7 +95,7 @@ def _label(
             outside = box.x0 < axes.bbox.x0 or box.x1 > axes.bbox.x1
             return int(
                 4 * sum(box.overlaps(other) for other in taken)
-                + 4 * sum(box.contains(*dot) for dot in dots)
+                + 4 * sum(box.padded(_DOT).contains(*dot) for dot in dots)
                 + (box.y0 < height < box.y1)
                 + outside
             )

@@ -269,6 +269,26 @@ class TestBuffers:
         assert on_meta(module)
 
 
+def test_modules_that_keep_lists_of_their_parameters(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.LSTM(8, 8)
+    write(tmp_path, tensors_of(model))
+    with torch.device("meta"):
+        ours = nn.LSTM(8, 8)
+    listed = [id(weight) for weight in ours._flat_weights]
+
+    def fail(done: int, total: int) -> None:
+        if done == total:
+            raise OSError
+
+    with pytest.raises(OSError):
+        load_into(ours, tmp_path, progress=fail)
+    assert [id(weight) for weight in ours._flat_weights] == listed
+    load_into(ours, tmp_path)
+    x = torch.randn(3, 8, 8)
+    assert torch.equal(ours(x)[0], model(x)[0])
+
+
 class Stop(KeyboardInterrupt):
     pass
 

@@ -95,7 +95,7 @@ def _shapes_of_model(
 
     opened, folder = contents.opened, str(contents.opened.folder)
     try:
-        config = load_config(folder, False)
+        config = load_config(opened, False)
         dtype = resolve_dtype(config, opened, None)
         model = build(model_class(config, folder, None, False), config, dtype)
         found = packed_modules(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,23 +20,26 @@ class Snapshot:
     """What every module of a model holds, to be put back where a load fails."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._held: list[tuple[nn.Module, dict[str, Any], dict[str, dict[str, Any]]]] = [
+        self._held = [
             (
                 module,
                 dict(module.__dict__),
-                {kind: dict(module.__dict__[kind]) for kind in _CONTAINERS},
+                {k: dict(v) for k, v in module.__dict__.items() if k in _CONTAINERS},
+                {k: list(v) for k, v in module.__dict__.items() if type(v) is list},
             )
             for module in model.modules()
         ]
 
     def restore(self) -> None:
         """Every module as it was, hooks and all; what was loaded is let go."""
-        for module, attributes, containers in self._held:
+        for module, attributes, containers, lists in self._held:
             module.__dict__.clear()
             module.__dict__.update(attributes)
             for kind, content in containers.items():
                 module.__dict__[kind].clear()
                 module.__dict__[kind].update(content)
+            for name, items in lists.items():
+                module.__dict__[name][:] = items
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -70,19 +72,18 @@ def get_tensor(model: nn.Module, name: str) -> Tensor:
 def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     """Make a tensor the parameter or buffer of that name; a `Parameter` as it is.
 
+    It is set as an attribute, for some modules (`nn.LSTM`) keep a list of their own.
+
     Returns:
         What the module now holds.
     """
     prefix, _, leaf = name.rpartition(".")
     module = model.get_submodule(prefix)
-    if leaf not in module._parameters:
-        module._buffers[leaf] = tensor
-        return tensor
-    if not isinstance(tensor, nn.Parameter):
+    if leaf in module._parameters and not isinstance(tensor, nn.Parameter):
         before = module._parameters[leaf]
         trains = (before is None or before.requires_grad) and tensor.is_floating_point()
         tensor = nn.Parameter(tensor, requires_grad=trains)
-    module._parameters[leaf] = tensor
+    setattr(module, leaf, tensor)
     return tensor
 
 

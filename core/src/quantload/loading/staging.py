@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from quantload.checkpoint.base import Checkpoint
+from quantload.checkpoint.tensorinfo import TensorInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,6 +34,19 @@ class Job:
     name: str
     nbytes: int
     rows: slice | None = None
+
+
+def row_jobs(info: TensorInfo, limit: int) -> Iterator[Job]:
+    """A tensor in pieces of whole rows and about `limit` bytes."""
+    rows = info.torch_shape[0] if info.torch_shape else 0
+    if info.nbytes <= limit or rows < 2:
+        yield Job(info.name, info.nbytes)
+        return
+    each = info.nbytes // rows
+    count = max(limit // each, 1)
+    for start in range(0, rows, count):
+        stop = min(start + count, rows)
+        yield Job(info.name, (stop - start) * each, slice(start, stop))
 
 
 class Ring:

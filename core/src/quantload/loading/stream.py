@@ -20,7 +20,7 @@ from quantload.loading.offload import OffloadedTensors
 from quantload.loading.placing import place_tensor, place_weight, tie
 from quantload.loading.plan import Plan
 from quantload.loading.progress import Progress, Report
-from quantload.loading.staging import MIB, Job, ReadAhead, Ring
+from quantload.loading.staging import MIB, Job, ReadAhead, Ring, row_jobs
 from quantload.loading.steps import ConvertStep, Output, PackStep, Step, TensorStep
 from quantload.quantizers.weight import WeightQuantizer
 from quantload.weights.packed import PackedWeight
@@ -124,15 +124,15 @@ class _Runner:
             if self._whole(step.output):
                 yield Job(step.source.name, step.source.nbytes)
             elif not self._as_it_is(step.source, step.output):
-                yield from self._chunks(step.source, _device(step.output.place))
+                yield from _chunks(step.source, _device(step.output.place))
         elif isinstance(step, ConvertStep):
             place = _device(next(iter(step.outputs.values())).place)
             if step.slots is not None or place != CPU:
                 for info in step.sources:
-                    yield from self._chunks(info, place)
+                    yield from _chunks(info, place)
         elif _device(step.place) != CPU:
             for info in step.sources:
-                yield from self._chunks(info, _device(step.place))
+                yield from _chunks(info, _device(step.place))
 
     @staticmethod
     def _whole(output: Output) -> bool:
@@ -142,19 +142,6 @@ class _Runner:
     def _as_it_is(self, info: TensorInfo, output: Output) -> bool:
         """Whether the bytes of the file are those of the model."""
         return _device(output.place) == CPU and info.torch_dtype == output.dtype
-
-    @staticmethod
-    def _chunks(info: TensorInfo, device: torch.device) -> Iterator[Job]:
-        limit = CHUNK if device == CPU else DEVICE_CHUNK
-        rows = info.torch_shape[0] if info.torch_shape else 0
-        if info.nbytes <= limit or rows < 2:
-            yield Job(info.name, info.nbytes)
-            return
-        each = info.nbytes // rows
-        count = max(limit // each, 1)
-        for start in range(0, rows, count):
-            stop = min(start + count, rows)
-            yield Job(info.name, (stop - start) * each, slice(start, stop))
 
     # -- the steps -----------------------------------------------------------------------
 
@@ -196,7 +183,10 @@ class _Runner:
                 self._fill(info, tensor[step.slots[info.name]])
             self._finish(first, tensor)
             return
-        sources = {i.name: self._source(i, device).to(first.dtype) for i in step.sources}
+        stored = [self._source(info, device) for info in step.sources]
+        lying = [_extent(tensor) for tensor in stored]
+        sources = {i.name: t.to(first.dtype) for i, t in zip(step.sources, stored, strict=True)}
+        stored.clear()
         if getattr(step.conversion, "on_cpu", False):
             sources = {name: tensor.cpu() for name, tensor in sources.items()}
         results = step.conversion(sources)
@@ -206,7 +196,7 @@ class _Runner:
             tensor = results[name].to(device=place, dtype=output.dtype).contiguous()
             self._finish(output, tensor)
             kept.append(tensor)
-        self._let_go(step, device, kept)
+        self._let_go(step, lying, kept)
 
     def _pack(self, step: PackStep) -> None:
         assert self._quantizer is not None
@@ -215,7 +205,7 @@ class _Runner:
         weight = self._quantizer.pack(step.spec, tensors)
         kept = [*weight.parameters(), *weight.buffers()]
         self._keep(step.spec.name, step.place, weight)
-        self._let_go(step, device, kept)
+        self._let_go(step, [_extent(tensor) for tensor in tensors.values()], kept)
 
     def _source(self, info: TensorInfo, device: torch.device) -> Tensor:
         """A whole tensor on a device: mapped on the CPU, sent through the ring elsewhere."""
@@ -253,22 +243,20 @@ class _Runner:
             weight = weight.to("meta")
         place_weight(self._model, name, weight)
 
-    def _let_go(self, step: Step, device: torch.device, kept: list[Tensor]) -> None:
-        """Give back the mapped pages of sources that nothing kept lies in."""
-        if device != CPU or not self._checkpoint.mmap:
+    def _let_go(self, step: Step, lying: list[range], kept: list[Tensor]) -> None:
+        """Give back the mapped pages of sources, which lay there, if nothing kept does."""
+        if not self._checkpoint.mmap:
             return
-        for info in step.sources:
-            if info.aligned:
-                mapped = self._checkpoint.read(info.name)
-                start, stop = mapped.data_ptr(), mapped.data_ptr() + mapped.nbytes
-                if not any(start <= tensor.data_ptr() < stop for tensor in kept):
-                    self._checkpoint.release(info.name)
+        addresses = [tensor.data_ptr() for tensor in kept]
+        for info, extent in zip(step.sources, lying, strict=True):
+            if info.aligned and not any(address in extent for address in addresses):
+                self._checkpoint.release(info.name)
 
     # -- bytes on their way ----------------------------------------------------------------
 
     def _fill(self, info: TensorInfo, target: Tensor) -> None:
         """Send a tensor of the checkpoint into a (part of a) tensor, chunk by chunk."""
-        for job in self._chunks(info, target.device):
+        for job in _chunks(info, target.device):
             view = target if job.rows is None else target[job.rows]
             chunk = self._take().view(view.shape)
             if target.device.type != "cuda":
@@ -290,6 +278,16 @@ class _Runner:
     def _settle_oldest(self) -> None:
         self._copies.popleft().synchronize()
         self._ahead.give_back()
+
+
+def _chunks(info: TensorInfo, device: torch.device) -> Iterator[Job]:
+    return row_jobs(info, CHUNK if device == CPU else DEVICE_CHUNK)
+
+
+def _extent(tensor: Tensor) -> range:
+    """The addresses of a tensor's bytes; none where they are not on the CPU."""
+    start = tensor.data_ptr() if tensor.device == CPU else 0
+    return range(start, start + tensor.nbytes) if start else range(0)
 
 
 def _device(place: Place) -> torch.device:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -17,12 +16,26 @@ from quantload_kernels_triton.geometry import Geometry
 from quantload_kernels_triton.jit.decoded import decoded
 from quantload_kernels_triton.jit.few_rows import few_rows
 from quantload_kernels_triton.jit.many_rows import add_parts, many_rows
-from quantload_kernels_triton.plans import MOST_FEW, Plan, family, fitted, plan_for
+from quantload_kernels_triton.jit.pack import pack_rows
+from quantload_kernels_triton.plans import (
+    MOST_FEW,
+    Plan,
+    family,
+    fitted,
+    plan_for,
+    without_hopper,
+)
+
+try:
+    from quantload_kernels_triton.jit.hopper import hopper_rows
+except (ImportError, AttributeError):  # no Gluon in this triton, or another than is known here
+    hopper_rows = None
 
 _PTX = not interpreting() and torch.version.hip is None
 _FIRST = version() < (3, 7)
 _HALVES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 _ADDED_AT_ONCE = 1024
+_PACKED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,10 @@ def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None 
         x = _gathered(x, order)
         if plan.kernel == "decoded":
             return F.linear(x, decode(weight, x.dtype))
+        if plan.kernel == "hopper" and _hopper_can(x, weight):
+            return _hopper(x, weight, plan)
+        if plan.kernel != "many":
+            plan = without_hopper(plan, weight.geometry, weight.run)
         return _many(x, weight, plan)
 
 
@@ -128,30 +145,58 @@ def _few(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan) -> Tenso
     x = x if x.stride(1) == 1 else x.contiguous()
     y = x.new_empty((rows, geometry.rows))
     width = plan.warps * plan.units * plan.ahead
+    packed = plan.packed or order is not None
+    stride = x.stride(0)
+    overlap = packed and _overlapping(x.device)
+    if packed:
+        stride = -(-geometry.units // width) * width * geometry.unit * 8
+        x = _packed(x, order, eights, stride, overlap)
     few_rows[(geometry.tiles // plan.tiles,)](
         x,
         *weight.tensors(),
-        weight.words if order is None else order,
         y,
         rows,
         geometry.columns,
         geometry.rows,
-        x.stride(0),
+        stride,
         geometry.tiles,
         geometry.units,
         weight.scales.shape[0],
         **weight.settings(),
-        GATHER=order is not None,
+        PACKED=packed,
         MASKED=_missing(geometry, width),
         R=plan.tiles,
         U=plan.units,
         C=plan.ahead,
         N8=eights,
         W=plan.warps,
+        OVERLAP=overlap,
         num_warps=plan.warps,
         num_stages=1,
+        **_options(overlap),
     )
     return y
+
+
+def _packed(
+    x: Tensor, order: Tensor | None, eights: int, per_eight: int, overlap: bool
+) -> Tensor:
+    """See `pack_rows`."""
+    packed = x.new_empty((eights, per_eight))
+    pack_rows[(-(-per_eight // _PACKED_AT_ONCE), eights)](
+        x,
+        x if order is None else order,
+        packed,
+        x.shape[0],
+        x.shape[1],
+        x.stride(0),
+        per_eight,
+        GATHER=order is not None,
+        OVERLAP=overlap,
+        BLOCK=_PACKED_AT_ONCE,
+        num_warps=4,
+    )
+    return packed
 
 
 def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
@@ -159,8 +204,10 @@ def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
     rows = x.shape[0]
     x = x if x.stride(1) == 1 else x.contiguous()
     y = x.new_empty((rows, geometry.rows))
-    each = -(-geometry.units // (plan.parts * plan.units)) * plan.units
+    width = plan.units * plan.ahead
+    each = -(-geometry.units // (plan.parts * width)) * width
     parts = -(-geometry.units // each)
+    overlap = parts > 1 and _overlapping(x.device)
     out = y if parts == 1 else y.new_empty((parts, *y.shape), dtype=torch.float32)
     tall = plan.tiles * plan.warps
     many_rows[(-(-rows // plan.rows), -(-geometry.tiles // tall), parts)](
@@ -177,19 +224,94 @@ def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
         each,
         **weight.settings(),
         SCALING=_scaling(weight.scales.dtype, x.dtype),
-        MASKED=_missing(geometry, plan.units) or int(geometry.tiles % tall != 0),
+        MASKED=_missing(geometry, width) or int(geometry.tiles % tall != 0),
         ROWS=plan.rows,
         R=plan.tiles,
         U=plan.units,
         W=plan.warps,
+        C=plan.ahead,
         STAGES=plan.stages,
+        OVERLAP=overlap,
         num_warps=plan.warps,
         num_stages=plan.stages,
     )
-    if parts > 1:
-        grid = (-(-y.numel() // _ADDED_AT_ONCE),)
-        add_parts[grid](out, y, y.numel(), COUNT=parts, BLOCK=_ADDED_AT_ONCE, num_warps=4)
+    return _added(out, y, overlap)
+
+
+def _added(out: Tensor, y: Tensor, overlap: bool) -> Tensor:
+    """`y`, the sum of the parts in `out` where it is another tensor."""
+    if out is not y:
+        add_parts[(-(-y.numel() // _ADDED_AT_ONCE),)](
+            out,
+            y,
+            y.numel(),
+            COUNT=out.shape[0],
+            BLOCK=_ADDED_AT_ONCE,
+            OVERLAP=overlap,
+            num_warps=4,
+            **_options(overlap),
+        )
     return y
+
+
+def _hopper_can(x: Tensor, weight: Arranged) -> bool:
+    """Whether `hopper_rows` takes this product; `many_rows` takes all."""
+    if hopper_rows is None or not _PTX or torch.cuda.get_device_capability(x.device)[0] != 9:
+        return False
+    if weight.bits not in (4, 8) or (weight.bits == 8 and x.dtype == torch.bfloat16):
+        return False
+    if weight.run < 64 or weight.in_features % 64:
+        return False
+    return weight.scales.dtype == x.dtype or (
+        weight.scales.dtype == torch.float16 and x.dtype == torch.bfloat16
+    )
+
+
+def _hopper(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
+    geometry = weight.geometry
+    rows = x.shape[0]
+    if x.stride(1) != 1 or x.stride(0) % 16 or x.data_ptr() % 16:  # it is copied 16 bytes at once
+        x = x.clone(memory_format=torch.contiguous_format)
+    y = x.new_empty((rows, geometry.rows))
+    steps = geometry.columns // 64
+    each = -(-steps // plan.parts)
+    parts = -(-steps // each)
+    overlap = parts > 1
+    out = y if parts == 1 else y.new_empty((parts, *y.shape), dtype=torch.float32)
+    settings = weight.settings()
+    for name in ("UNIT", "PTX", "FIRST"):
+        del settings[name]
+    hopper_rows[(-(-rows // plan.rows), -(-geometry.tiles // (plan.tiles * plan.warps)), parts)](
+        x,
+        *weight.tensors(),
+        out,
+        rows,
+        geometry.columns,
+        geometry.rows,
+        x.stride(0),
+        geometry.tiles,
+        steps,
+        weight.scales.shape[0],
+        each,
+        **settings,
+        SPLIT=weight.scales.dtype != x.dtype,
+        ROWS=plan.rows,
+        R=plan.tiles,
+        W=plan.warps,
+        STAGES=plan.stages,
+        OVERLAP=overlap,
+        num_warps=plan.warps,
+    )
+    return _added(out, y, overlap)
+
+
+def _overlapping(device: torch.device) -> bool:
+    """Whether a kernel may begin while the one before it ends (programmatic launch)."""
+    return _PTX and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def _options(overlap: bool) -> dict[str, bool]:
+    return {"launch_pdl": True} if overlap else {}
 
 
 def _missing(geometry: Geometry, width: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
+from quantload.errors import UnsupportedOperationError
 from quantload_kernels_triton.geometry import Geometry
 
 MOST_FEW = 32
@@ -24,14 +25,16 @@ class Plan:
     """Sizes for one launch.
 
     Attributes:
-        kernel: "few", "many" or "decoded".
-        tiles: tiles of 16 rows of the weight, of a program ("few") or a warp ("many").
+        kernel: "few", "many", "hopper" or "decoded".
+        tiles: tiles of 16 rows of the weight, of a program ("few") or a warp.
         units: units of columns that a warp takes at once.
         warps: warps of a program.
-        ahead: how many times `units` a warp of "few" loads before it multiplies.
-        rows: rows of activations of a program of "many".
-        stages: depth of the pipeline of "many".
-        parts: into how many parts "many" splits the columns.
+        ahead: how many times `units` are loaded ("few") or multiplied ("many") before the
+            warps of a program wait for each other.
+        packed: whether "few" first brings the activations into the order of its operand.
+        rows: rows of activations of a program of "many" or "hopper".
+        stages: depth of their pipeline.
+        parts: into how many parts they split the columns.
     """
 
     kernel: str
@@ -39,6 +42,7 @@ class Plan:
     units: int = 1
     warps: int = 8
     ahead: int = 1
+    packed: bool = False
     rows: int = 128
     stages: int = 3
     parts: int = 1
@@ -56,8 +60,8 @@ class Measured:
 
 
 def family(capability: tuple[int, int]) -> str:
-    """Name of the table for a device."""
-    return "sm90" if capability >= (9, 0) else "sm80"
+    """Name of the table for a device. What is neither is given the plans that need least."""
+    return "sm90" if capability[0] == 9 else "sm80"
 
 
 @cache
@@ -84,6 +88,8 @@ def plan_for(name: str, geometry: Geometry, run: int, rows: int) -> Plan:
     """
     entries = [entry for entry in table(name) if entry.bits == geometry.bits]
     steps = sorted({entry.rows for entry in entries})
+    if not steps:
+        raise UnsupportedOperationError(f"no plans for {geometry.bits} bits in the table {name}")
     step = next((step for step in steps if step >= rows), steps[-1])
     shape = (geometry.rows, geometry.columns)
     nearest = min(
@@ -93,17 +99,33 @@ def plan_for(name: str, geometry: Geometry, run: int, rows: int) -> Plan:
     return fitted(nearest.plan, geometry, run)
 
 
+def without_hopper(plan: Plan, geometry: Geometry, run: int) -> Plan:
+    """What stands in for a plan of "hopper" that cannot be."""
+    units = max(1, 64 // geometry.unit)
+    warps = 4 if plan.rows <= 64 else 8
+    rows = min(plan.rows, 64 if geometry.bits == 3 else 128)
+    stages = 2 if geometry.bits == 3 else 3
+    many = Plan("many", 1, units, warps, rows=rows, stages=stages, parts=plan.parts)
+    return fitted(many, geometry, run)
+
+
 def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:
     return sum(abs(math.log(a / b)) for a, b in zip(one, other, strict=True))
 
 
 def fitted(plan: Plan, geometry: Geometry, run: int) -> Plan:
     """A plan made possible for a weight."""
+    if plan.kernel == "hopper":
+        steps = -(-geometry.columns // 64)
+        return replace(plan, parts=max(1, min(plan.parts, steps)))
     units = plan.units if run >= plan.units * geometry.unit else 1
     plan = replace(plan, units=units)
     if plan.kernel == "many":
-        steps = -(-geometry.units // plan.units)
-        return replace(plan, parts=max(1, min(plan.parts, steps // 2)))
+        ahead = plan.ahead
+        while ahead > 1 and geometry.units % (units * ahead):
+            ahead //= 2
+        steps = -(-geometry.units // (units * ahead))
+        return replace(plan, ahead=ahead, parts=max(1, min(plan.parts, steps)))
     tiles = plan.tiles
     while geometry.tiles % tiles:
         tiles //= 2

@@ -12,7 +12,12 @@ from quantload.config.stored import config_in
 from quantload.integrations.transformers.attributes import finish_model
 from quantload.integrations.transformers.classes import load_config
 from quantload.integrations.transformers.classes import model_class as _class
-from quantload.integrations.transformers.skeleton import build, resolve_dtype, set_dtype
+from quantload.integrations.transformers.skeleton import (
+    build,
+    resolve_dtype,
+    set_dtype,
+    settle_config,
+)
 from quantload.integrations.transformers.traits import traits_of
 from quantload.loading.dtypes import parse_dtype
 from quantload.loading.execute import execute
@@ -53,7 +58,7 @@ def load(
             quantizer.validate_environment(device_map=device_map)
             device_map = quantizer.update_device_map(device_map)
             target = quantizer.update_dtype(target)
-            config.quantization_config = quantizer.quantization_config
+            settle_config(config, quantizer.quantization_config)
         set_dtype(config, target)
         config.name_or_path = os.fspath(checkpoint)
         if attn_implementation is not None:

@@ -44,6 +44,18 @@ def set_dtype(config: Any, dtype: torch.dtype) -> None:
             part.dtype = dtype
 
 
+def settle_config(config: Any, quantization_config: object) -> None:
+    """Write the quantization config where everybody looks for it, and nowhere else.
+
+    Checkpoints with several parts may carry it in the config of one of them.
+    """
+    config.quantization_config = quantization_config
+    for key in getattr(config, "sub_configs", None) or {}:
+        part = getattr(config, key, None)
+        if part is not None:
+            vars(part).pop("quantization_config", None)
+
+
 def build(cls: Any, config: Any, dtype: torch.dtype, **options: Any) -> Any:
     """A model on the meta device whose tied weights are not tied yet.
 

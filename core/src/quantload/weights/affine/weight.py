@@ -206,7 +206,9 @@ class AffineWeight(PackedWeight):
             raise UnsupportedOperationError(
                 f"the {tuple(self.shape)} weight has float offsets and no integer zero-points"
             )
-        half = torch.full((), 1 << (self.bits - 1), dtype=zeros_dtype(self.bits), device=self.device)
+        half = torch.full(
+            (), 1 << (self.bits - 1), dtype=zeros_dtype(self.bits), device=self.device
+        )
         return half.expand(self.scales[rows].shape)
 
     def column_groups(self) -> Tensor | None:

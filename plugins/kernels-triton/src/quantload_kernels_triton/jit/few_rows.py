@@ -14,7 +14,8 @@ import triton.language as tl
 
 from quantload_kernels_triton.jit.fields import codes_minus_zero, prepared_zero
 from quantload_kernels_triton.jit.groups import group_of, load_scales, load_zeros, spread_rows
-from quantload_kernels_triton.jit.loads import load_activations, load_words
+from quantload_kernels_triton.jit.loads import load_activations, load_packed, load_words
+from quantload_kernels_triton.jit.pack import wait_for_last
 
 
 @triton.jit
@@ -25,7 +26,6 @@ def _add_units(
     high,
     x,
     x_stride,
-    order,
     scales,
     zeros,
     segments,
@@ -42,7 +42,7 @@ def _add_units(
     RUN: tl.constexpr,
     LISTED: tl.constexpr,
     SYMMETRIC: tl.constexpr,
-    GATHER: tl.constexpr,
+    PACKED: tl.constexpr,
     MASKED: tl.constexpr,
     R: tl.constexpr,
     U: tl.constexpr,
@@ -57,8 +57,8 @@ def _add_units(
     together: tl.constexpr = planes if U > 1 or RUN >= UNIT else RUN // 16
     warp = tl.arange(0, 32 * W) // 32
     for part in tl.static_range(planes // together):
-        column = (unit + warp * U) * UNIT + part * together * 16
-        group = group_of(column, segments, columns, groups, GROUP, RUN, LISTED)
+        start = (unit + warp * U) * UNIT + part * together * 16
+        group = group_of(start, segments, columns, groups, GROUP, RUN, LISTED)
         scale = load_scales(scales, group, first, tiles, R, W, False, False, FIRST)
         zero = load_zeros(
             zeros, group, first, tiles, BITS, SYMMETRIC, R, W, False, False, FIRST
@@ -69,22 +69,13 @@ def _add_units(
             words = lower if part * together + index >= 8 else low
             codes = codes_minus_zero(words, high, zero, part * together + index, BITS, DT, PTX)
             codes = tl.permute(codes, (2, 0, 6, 3, 1, 5, 4, 7))  # W R r8 g U k8 t p
-            right = load_activations(
-                x,
-                x_stride,
-                order,
-                unit * UNIT + (part * together + index) * 16,
-                rows,
-                columns,
-                units - unit,
-                UNIT,
-                U,
-                N8,
-                W,
-                GATHER,
-                MASKED,
-                FIRST,
-            )
+            column = unit * UNIT + (part * together + index) * 16
+            if PACKED:
+                right = load_packed(x, column, x_stride, UNIT, U, N8, W, FIRST)
+            else:
+                right = load_activations(
+                    x, x_stride, column, rows, columns, units - unit, UNIT, U, N8, W, MASKED, FIRST
+                )
             products = tl.dot(tl.reshape(codes, (W, R * 16, U * 16)), right, products)
         scale = tl.permute(scale.to(tl.float32), (1, 0, 4, 2, 3))  # W R r8 g t
         scale = tl.reshape(scale, (W, R * 16, 1, 4, 1))
@@ -100,7 +91,6 @@ def few_rows(
     scales,
     zeros,
     segments,
-    order,
     y,
     rows,
     columns,
@@ -115,20 +105,23 @@ def few_rows(
     RUN: tl.constexpr,
     LISTED: tl.constexpr,
     SYMMETRIC: tl.constexpr,
-    GATHER: tl.constexpr,
+    PACKED: tl.constexpr,
     MASKED: tl.constexpr,
     R: tl.constexpr,
     U: tl.constexpr,
     C: tl.constexpr,
     N8: tl.constexpr,
     W: tl.constexpr,
+    OVERLAP: tl.constexpr,
     PTX: tl.constexpr,
     FIRST: tl.constexpr,
 ):
     """`y = x W^T` for up to `8 * N8` rows; program `i` makes the rows of `R` tiles from `i * R` on.
 
     `tiles` must be a multiple of `R`; `C` is how many times `U` units a warp loads ahead.
-    See `operators.affine_linear` for the tensors and `loads` for the other names.
+    With `PACKED`, x is what `pack_rows` wrote, and `x_stride` what an eight of rows takes;
+    with `OVERLAP`, `pack_rows` may still be running. See `operators.affine_linear` for the
+    tensors and `loads` for the other names.
     """
     DT: tl.constexpr = x.dtype.element_ty
     blocks: tl.constexpr = 3 if BITS == 3 else 1
@@ -155,6 +148,9 @@ def few_rows(
                     FIRST,
                 ),
             )
+        if OVERLAP:
+            if unit == 0:  # by now the first words are on their way
+                wait_for_last()
         for chunk in tl.static_range(C):
             lower = low[chunk]
             high = low[chunk]
@@ -174,7 +170,6 @@ def few_rows(
                 high,
                 x,
                 x_stride,
-                order,
                 scales,
                 zeros,
                 segments,
@@ -191,7 +186,7 @@ def few_rows(
                 RUN,
                 LISTED,
                 SYMMETRIC,
-                GATHER,
+                PACKED,
                 MASKED,
                 R,
                 U,

@@ -126,7 +126,6 @@ def load_pairs(
 def load_activations(
     x,
     row_stride,
-    order,
     column,
     rows,
     columns,
@@ -135,7 +134,6 @@ def load_activations(
     U: tl.constexpr,
     N8: tl.constexpr,
     W: tl.constexpr,
-    GATHER: tl.constexpr,
     MASKED: tl.constexpr,
     FIRST: tl.constexpr,
 ):
@@ -144,7 +142,6 @@ def load_activations(
     Args:
         x: pointer to activations `[rows, columns]`, its columns contiguous.
         row_stride: elements from a row to the next.
-        order: pointer to the columns in the order of the weight, where `GATHER`.
         column: the first column of the first warp.
         rows: rows of x; those beyond read as zero.
         columns: columns of x; those beyond read as zero, where `MASKED` is 2.
@@ -153,7 +150,6 @@ def load_activations(
         U: units of a warp; warps stand side by side.
         N8: rows of x in eights.
         W: warps.
-        GATHER: whether columns are looked up in `order`.
         MASKED: 1 where there may be units beyond, 2 where columns.
         FIRST: see the module.
     """
@@ -172,20 +168,51 @@ def load_activations(
     elif MASKED == 1:
         there = along(thread // 32 * U, at, 5) + along(tl.arange(0, U), units_at, 5) < units
         mask = mask & there
-    if GATHER:
-        where = along(order + column + across, at, 5) + along(tl.arange(0, 2), 4, 5) + inner
-        if MASKED:
-            places = tl.load(where, mask=there, other=0)
-        else:
-            places = tl.load(where)
-        pointers = along(x + token * row_stride, at, 5) + places
-    else:
-        pointers = along(x + column + token * row_stride + across, at, 5)
-        pointers = pointers + along(tl.arange(0, 2), 4, 5) + inner
+    pointers = along(x + column + token * row_stride + across, at, 5)
+    pointers = pointers + along(tl.arange(0, 2), 4, 5) + inner
     pointers = pointers + along(tl.arange(0, N8) * (8 * row_stride), eights, 5)
     values = tl.load(pointers, mask=mask, other=0.0)
     if FIRST:
         values = tl.permute(values, (1, 2, 3, 0, 4))
     values = tl.reshape(values, (N8, U, 2, W, 8, 4, 2))
     values = tl.permute(values, (3, 1, 2, 5, 6, 0, 4))
+    return tl.reshape(values, (W, U * 16, N8 * 8))
+
+
+@triton.jit
+def load_packed(
+    x,
+    place,
+    per_eight,
+    per_unit: tl.constexpr,
+    U: tl.constexpr,
+    N8: tl.constexpr,
+    W: tl.constexpr,
+    FIRST: tl.constexpr,
+):
+    """As `load_activations`, of what `pack.pack_rows` wrote.
+
+    Args:
+        x: pointer to packed activations.
+        place: of the first warp's first unit, in columns.
+        per_eight: elements from eight rows to the next eight.
+        per_unit: columns of a unit.
+        U: see `load_activations`.
+        N8: see `load_activations`.
+        W: see `load_activations`.
+        FIRST: see the module.
+    """
+    thread = tl.arange(0, 32 * W)
+    at: tl.constexpr = 0 if FIRST else 2
+    eights: tl.constexpr = 1 if FIRST else 0
+    units_at: tl.constexpr = 2 if FIRST else 1
+    start = x + place * 8 + (thread // 32) * (U * per_unit * 8) + (thread % 32) * 4
+    pointers = along(start, at, 4) + along(tl.arange(0, 4), 3, 4)
+    pointers = pointers + along(tl.arange(0, N8) * per_eight, eights, 4)
+    pointers = pointers + along(tl.arange(0, U) * (per_unit * 8), units_at, 4)
+    values = tl.load(pointers)
+    if FIRST:
+        values = tl.permute(values, (1, 2, 0, 3))
+    values = tl.reshape(values, (N8, U, W, 8, 4, 2, 2))
+    values = tl.permute(values, (2, 1, 5, 4, 6, 0, 3))
     return tl.reshape(values, (W, U * 16, N8 * 8))

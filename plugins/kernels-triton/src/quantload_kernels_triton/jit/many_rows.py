@@ -11,6 +11,18 @@ import triton.language as tl
 
 from quantload_kernels_triton.jit.groups import group_of, load_scales, load_zeros, scaled_plane
 from quantload_kernels_triton.jit.loads import load_words
+from quantload_kernels_triton.jit.pack import start_next, wait_for_last
+
+
+@triton.jit
+def finished(sums):
+    """The same sums, once the tensor cores are done with them.
+
+    An asynchronous product of Hopper reads its left operand from registers while it runs.
+    Triton (seen in 3.6) lets a loop write the next operand into them too early, unless
+    something in the loop uses the sums; here it is an instruction that does nothing.
+    """
+    return tl.inline_asm_elementwise("", "=f,0", [sums], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
@@ -144,16 +156,21 @@ def many_rows(
     R: tl.constexpr,
     U: tl.constexpr,
     W: tl.constexpr,
+    C: tl.constexpr,
     STAGES: tl.constexpr,
+    OVERLAP: tl.constexpr,
     PTX: tl.constexpr,
     FIRST: tl.constexpr,
 ):
     """`y = x W^T`, or parts of it: program `(i, j, s)` makes `ROWS` rows from `i * ROWS` on.
 
     Their columns are those of `R * W` tiles from `j * R * W` on; `s` is a run of
-    `units_each` units, and `y` is `[runs, rows, out_rows]`. See `operators.affine_linear`
+    `units_each` units, a multiple of `C * U`, and `y` is `[runs, rows, out_rows]`. With
+    `OVERLAP` the kernel that adds the runs may start early. See `operators.affine_linear`
     for the tensors and `loads` for the other names.
     """
+    if OVERLAP:
+        start_next()
     DT: tl.constexpr = x.dtype.element_ty
     TALL: tl.constexpr = R * W * 16
     first = tl.program_id(1) * (R * W)
@@ -164,51 +181,59 @@ def many_rows(
     place = x + (token.to(tl.int64) * x_stride)[:, None] + column[None, :]
     inside = (token < rows)[:, None]
     sums = tl.zeros((TALL, ROWS), tl.float32)
-    for unit in tl.range(start, stop, U, num_stages=STAGES):
-        left = weights_of(
-            words,
-            scales,
-            zeros,
-            segments,
-            first,
-            unit,
-            columns,
-            tiles,
-            units,
-            groups,
-            BITS,
-            UNIT,
-            GROUP,
-            RUN,
-            LISTED,
-            SYMMETRIC,
-            SCALING,
-            True,
-            MASKED,
-            R,
-            U,
-            W,
-            DT,
-            DT,
-            PTX,
-            FIRST,
-        )
-        if MASKED:
-            mask = inside & (unit * UNIT + column < columns)[None, :]
-        else:
-            mask = inside
-        right = tl.load(place + unit * UNIT, mask=mask, other=0.0)
-        sums = tl.dot(tl.reshape(left, (TALL, U * UNIT)), tl.trans(right), sums)
+    for unit in tl.range(start, stop, U * C, num_stages=STAGES):
+        for chunk in tl.static_range(C):
+            here = unit + chunk * U
+            left = weights_of(
+                words,
+                scales,
+                zeros,
+                segments,
+                first,
+                here,
+                columns,
+                tiles,
+                units,
+                groups,
+                BITS,
+                UNIT,
+                GROUP,
+                RUN,
+                LISTED,
+                SYMMETRIC,
+                SCALING,
+                True,
+                MASKED,
+                R,
+                U,
+                W,
+                DT,
+                DT,
+                PTX,
+                FIRST,
+            )
+            if MASKED:
+                mask = inside & (here * UNIT + column < columns)[None, :]
+            else:
+                mask = inside
+            right = tl.load(place + here * UNIT, mask=mask, other=0.0)
+            sums = tl.dot(tl.reshape(left, (TALL, U * UNIT)), tl.trans(right), sums)
+        if PTX:
+            sums = finished(sums)
     row = first * 16 + tl.arange(0, TALL)
-    here = (tl.program_id(2) * rows + token).to(tl.int64)
-    where = y + here[:, None] * out_rows + row[None, :]
+    out = (tl.program_id(2) * rows + token).to(tl.int64)
+    where = y + out[:, None] * out_rows + row[None, :]
     mask = (token < rows)[:, None] & (row < out_rows)[None, :]
     tl.store(where, tl.trans(sums).to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["size"])
-def add_parts(parts, y, size, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+def add_parts(
+    parts, y, size, COUNT: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+):
     """`y` as the sum of `COUNT` float32 parts of `size` elements, in their order."""
+    if OVERLAP:
+        wait_for_last()
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = place < size
     total = tl.zeros((BLOCK,), tl.float32)
