@@ -81,7 +81,11 @@ def random_weight(
     geometry = Geometry(bits, out, into)
     generator = torch.Generator("cuda").manual_seed(seed)
     words = torch.randint(
-        -(1 << 15), 1 << 15, geometry.words_shape, dtype=torch.int16, device="cuda",
+        -(1 << 15),
+        1 << 15,
+        geometry.words_shape,
+        dtype=torch.int16,
+        device="cuda",
         generator=generator,
     )
     size = (-(-into // group), geometry.tiles, 8, 2)
@@ -89,7 +93,9 @@ def random_weight(
     zeros = torch.randint(
         0, (1 << bits) + 1, size, dtype=torch.int16, device="cuda", generator=generator
     )
-    return launch.Arranged(words, scales.to(dtype), zeros, None, bits, group, min(group, 256), out, into)
+    return launch.Arranged(
+        words, scales.to(dtype), zeros, None, bits, group, min(group, 256), out, into
+    )
 
 
 def weight_bytes(weight: launch.Arranged) -> int:
@@ -126,7 +132,6 @@ def ceilings() -> dict[str, float]:
     source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda").random_(0, 255)
     target = torch.empty_like(source)
     copied = microseconds([lambda: target.copy_(source)], budget=20000)
-    del source, target
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
     multiplied = microseconds([lambda: F.linear(a, b)], budget=50000)
     return {"copy_tb_s": 2 * (1 << 31) / copied / 1e6, "tflop_s": 2 * 8192**3 / multiplied / 1e6}
@@ -301,7 +306,13 @@ def tune(arguments: argparse.Namespace, dtype: torch.dtype) -> list[dict[str, ob
             best = sorted(times, key=times.__getitem__)
             asked = {"out": out, "in": into, "rows": rows}
             log += [{**asked, "us": times[plan], "plan": vars(plan)} for plan in best]
-            for kind in (("few", False), ("few", True), ("many", False), ("hopper", False), ("decoded", False)):
+            for kind in (
+                ("few", False),
+                ("few", True),
+                ("many", False),
+                ("hopper", False),
+                ("decoded", False),
+            ):
                 for plan in [p for p in best if (p.kernel, p.packed) == kind][:1]:
                     print(f"{out}x{into} {rows:5d} {times[plan]:9.2f} {short(plan)}", flush=True)
             dense = [
@@ -320,7 +331,9 @@ def tune(arguments: argparse.Namespace, dtype: torch.dtype) -> list[dict[str, ob
 def short(plan: Plan) -> str:
     """A plan in few letters."""
     if plan.kernel in ("many", "hopper"):
-        sizes = f"{plan.rows}x{16 * plan.tiles * plan.warps} stages={plan.stages} parts={plan.parts}"
+        sizes = (
+            f"{plan.rows}x{16 * plan.tiles * plan.warps} stages={plan.stages} parts={plan.parts}"
+        )
     else:
         sizes = f"tiles={plan.tiles}{' packed' if plan.packed else ''}"
     return f"{plan.kernel} warps={plan.warps} units={plan.units}x{plan.ahead} {sizes}"

@@ -81,11 +81,10 @@ def _label(
     renderer = axes.figure.canvas.get_renderer()
     dots = [axes.transData.transform(point) for point in points.values()]
     taken: list[Any] = []
-    for name, (x, y) in points.items():
-        style = {"fontsize": 8.5, "color": colors[name], "linespacing": 1.15}
-        text = f"{name}\n{x:.1f} MB, {y:.2f}"
+    for name, (x, y) in sorted(points.items(), key=lambda item: -item[1][1]):
+        style = {"fontsize": 9, "color": colors[name]}
         where = {"xytext": (0, 0), "textcoords": "offset points"}
-        note = axes.annotate(text, (x, y), arrowprops=leader, **where, **style)
+        note = axes.annotate(name, (x, y), arrowprops=leader, **where, **style)
 
         def clashes(place: tuple[Any, str, str], note: Any = note) -> int:
             note.xyann, horizontal, vertical = place

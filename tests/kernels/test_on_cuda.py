@@ -20,9 +20,7 @@ def on_cuda(kernel, *arguments, **options):
 @pytest.mark.parametrize("scale_dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("bits", BITS)
 def test_every_count_of_rows_agrees_with_float32(kernel, bits, dtype, scale_dtype):
-    weight, matrix = on_cuda(
-        kernel, bits, 1024, 2048, 128, dtype=dtype, scale_dtype=scale_dtype
-    )
+    weight, matrix = on_cuda(kernel, bits, 1024, 2048, 128, dtype=dtype, scale_dtype=scale_dtype)
     for rows in (1, 3, 8, 13, 16, 29, 64, 100, 257, 1024, 3000):
         x = activations(rows, weight)
         assert relative_error(weight.linear(x), x.float() @ matrix.T) < BOUND[dtype], rows

@@ -23,9 +23,7 @@ def test_the_operators_keep_the_rules_of_torch_library(kernel):
     x = activations(3, weight).requires_grad_()
     # Products of halves in the interpreter and in torch differ in the last bit or two.
     close = {"rtol": 1e-2, "atol": 1e-2}
-    torch.library.opcheck(
-        torch.ops.quantload_triton.affine_linear, (x, *tensors, *sizes), **close
-    )
+    torch.library.opcheck(torch.ops.quantload_triton.affine_linear, (x, *tensors, *sizes), **close)
     torch.library.opcheck(
         torch.ops.quantload_triton.affine_dequantize,
         (*tensors, *sizes, weight.shape[1], torch.float16),

@@ -54,7 +54,7 @@ class TestKernel(KernelSuite):
         "offsets": {"group_size": 64, "form": "offsets"},
     }
     shapes = ((64, 128), (192, 64))
-    rows = (1, 2, 5, 16, 49)
+    rows = (1, 2, 5, 16, 99)
     shard_dims = (0, 1)
     extra_bytes = 0.3
 

@@ -11,7 +11,7 @@ PLUGIN = QuantizerPlugin(
     devices=("cpu", "cuda"),
     summary="AQLM: groups of weights as sums of codebook entries",
     demo={
-        "AQLM 2x8": {"quant_method": "aqlm", "num_codebooks": 2, "nbits_per_codebook": 8},
+        "AQLM 4x8": {"quant_method": "aqlm", "num_codebooks": 4, "nbits_per_codebook": 8},
     },
 )
 KERNELS = KernelPack(

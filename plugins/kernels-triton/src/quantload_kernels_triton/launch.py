@@ -178,9 +178,7 @@ def _few(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan) -> Tenso
     return y
 
 
-def _packed(
-    x: Tensor, order: Tensor | None, eights: int, per_eight: int, overlap: bool
-) -> Tensor:
+def _packed(x: Tensor, order: Tensor | None, eights: int, per_eight: int, overlap: bool) -> Tensor:
     """See `pack_rows`."""
     packed = x.new_empty((eights, per_eight))
     pack_rows[(-(-per_eight // _PACKED_AT_ONCE), eights)](

@@ -69,9 +69,7 @@ def table(name: str) -> tuple[Measured, ...]:
     """A table of the package."""
     text = files("quantload_kernels_triton").joinpath("tuning", f"{name}.json").read_text("utf-8")
     return tuple(
-        Measured(
-            entry["bits"], entry["rows"], entry["out"], entry["in"], Plan(**entry["plan"])
-        )
+        Measured(entry["bits"], entry["rows"], entry["out"], entry["in"], Plan(**entry["plan"]))
         for entry in json.loads(text)["measured"]
     )
 

@@ -47,7 +47,9 @@ def pack(codes: Tensor, geometry: Geometry) -> Tensor:
         return _gather(grid, geometry.bits).reshape(*shape[:2], 1, BLOCK_WORDS)
     low, high = grid & 3, grid >> 2
     parts = [low[..., :8], low[..., 8:], high]
-    words = [_gather(part, width).reshape(shape) for part, width in zip(parts, (2, 2, 1), strict=True)]
+    words = [
+        _gather(part, width).reshape(shape) for part, width in zip(parts, (2, 2, 1), strict=True)
+    ]
     return torch.stack(words, dim=2)
 
 

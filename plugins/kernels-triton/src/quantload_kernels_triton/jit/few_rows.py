@@ -60,9 +60,7 @@ def _add_units(
         start = (unit + warp * U) * UNIT + part * together * 16
         group = group_of(start, segments, columns, groups, GROUP, RUN, LISTED)
         scale = load_scales(scales, group, first, tiles, R, W, False, False, FIRST)
-        zero = load_zeros(
-            zeros, group, first, tiles, BITS, SYMMETRIC, R, W, False, False, FIRST
-        )
+        zero = load_zeros(zeros, group, first, tiles, BITS, SYMMETRIC, R, W, False, False, FIRST)
         zero = spread_rows(prepared_zero(zero, BITS, DT, PTX), R, U, W)
         products = tl.zeros((W, R * 16, N8 * 8), tl.float32)
         for index in tl.static_range(together):

@@ -67,7 +67,7 @@ def prepared_zero(zero, BITS: tl.constexpr, DT: tl.constexpr, PTX: tl.constexpr)
     """Zero-points (any integer tensor) in the form that `codes_minus_zero` wants."""
     prepared = zero.to(tl.float32)
     if PTX:
-        if DT == tl.float16:
+        if tl.float16 == DT:
             prepared = prepared + 1024.0
         elif BITS == 8:
             prepared = -prepared
@@ -93,7 +93,7 @@ def codes_minus_zero(
     """
     if PTX and BITS == 3:
         result = tl.inline_asm_elementwise(
-            field_asm(BITS, PLANE, DT == tl.bfloat16),
+            field_asm(BITS, PLANE, tl.bfloat16 == DT),
             "=r,r,r,r",
             [words, zero, high],
             dtype=zero.dtype,
@@ -102,7 +102,7 @@ def codes_minus_zero(
         )
     elif PTX:
         result = tl.inline_asm_elementwise(
-            field_asm(BITS, PLANE, DT == tl.bfloat16),
+            field_asm(BITS, PLANE, tl.bfloat16 == DT),
             "=r,r,r",
             [words, zero],
             dtype=zero.dtype,

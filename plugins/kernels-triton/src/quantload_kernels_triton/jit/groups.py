@@ -140,7 +140,7 @@ def scaled_plane(
     elif SCALING == 0:
         coarse = scale.to(OUT)
         plane = tl.inline_asm_elementwise(
-            multiply_asm(OUT == tl.bfloat16, False),
+            multiply_asm(tl.bfloat16 == OUT, False),
             "=r,r,r",
             [codes, spread_rows(coarse, R, U, W)],
             dtype=coarse.dtype,
@@ -151,7 +151,7 @@ def scaled_plane(
         coarse = scale.to(OUT)
         fine = (scale.to(tl.float32) - coarse.to(tl.float32)).to(OUT)
         plane = tl.inline_asm_elementwise(
-            multiply_asm(OUT == tl.bfloat16, True),
+            multiply_asm(tl.bfloat16 == OUT, True),
             "=r,r,r,r",
             [codes, spread_rows(coarse, R, U, W), spread_rows(fine, R, U, W)],
             dtype=coarse.dtype,

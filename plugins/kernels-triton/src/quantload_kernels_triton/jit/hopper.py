@@ -30,9 +30,7 @@ barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 
 
 @gluon.jit
-def of_rows(
-    pairs, BF16: gl.constexpr, R: gl.constexpr, W: gl.constexpr, LAYOUT: gl.constexpr
-):
+def of_rows(pairs, BF16: gl.constexpr, R: gl.constexpr, W: gl.constexpr, LAYOUT: gl.constexpr):
     """Two numbers in each int32 `[R, 32 W]`, taken apart: `[R, W, 8 g, 4 t, 1, 2 r8, 1]`."""
     if BF16:
         first, second = gl.inline_asm_elementwise(
@@ -192,7 +190,7 @@ def hopper_rows(
     TALL: gl.constexpr = R * W * 16
     WORDS: gl.constexpr = BITS * 64
     PLANE: gl.constexpr = 2 if BITS == 4 else 0
-    MAGIC: gl.constexpr = -0x3CFF3D00 if DT == gl.bfloat16 else 0x64006400
+    MAGIC: gl.constexpr = -0x3CFF3D00 if gl.bfloat16 == DT else 0x64006400
     MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [W, 1], [16, ROWS, 16])
     OPERAND: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
     BLOCK: gl.constexpr = gl.BlockedLayout([R, 1, 8], [1, 1, 32], [1, W, 1], [2, 1, 0])
@@ -236,7 +234,7 @@ def hopper_rows(
     for step in range(begin, end):
         slot = (step - begin) % STAGES
         # -(128 + z) or 1024 + z, as `fields.prepared_zero` has it.
-        zero = of_rows(zero_pairs ^ MAGIC, DT == gl.bfloat16, R, W, LANES)
+        zero = of_rows(zero_pairs ^ MAGIC, gl.bfloat16 == DT, R, W, LANES)
         stored = of_rows(scale_pairs, scales.dtype.element_ty == gl.bfloat16, R, W, LANES)
         scale = stored.to(DT)
         fine = scale
@@ -255,9 +253,9 @@ def hopper_rows(
         other = operand_of(block, zero, scale, fine, PLANE, BITS, SPLIT, R, W, LANES, OPERAND)
         later = step + STAGES - 2
         copy_step(x_at, words_at, xs, ws, (later - begin) % STAGES, later, steps - 1, WORDS)
-        offset = group_at(
-            (step + 1) * 64, segments, columns, groups, GROUP, RUN, LISTED
-        ) * (tiles * 8)
+        offset = group_at((step + 1) * 64, segments, columns, groups, GROUP, RUN, LISTED) * (
+            tiles * 8
+        )
         scale_pairs = gl.load(scales_at + offset)
         if not SYMMETRIC:
             zero_pairs = gl.load(zeros_at + offset)

@@ -26,9 +26,7 @@ def finished(sums):
 
 
 @triton.jit
-def in_order(
-    planes, COUNT: tl.constexpr, R: tl.constexpr, U: tl.constexpr, W: tl.constexpr
-):
+def in_order(planes, COUNT: tl.constexpr, R: tl.constexpr, U: tl.constexpr, W: tl.constexpr):
     """A tuple of `COUNT` planes, shaped as by `load_words`, as `[R, W, 2 r8, 8 g, U, 16 COUNT]`."""
     if COUNT == 2:
         joined = tl.join(planes[0], planes[1])
@@ -93,9 +91,7 @@ def weights_of(
     more, left = tiles - first, units - unit
     low = load_words(base, per_tile, per_unit, more, left, R, U, W, DOWN, MASKED, FIRST)
     if BITS == 3:
-        lower = load_words(
-            base + 256, per_tile, per_unit, more, left, R, U, W, DOWN, MASKED, FIRST
-        )
+        lower = load_words(base + 256, per_tile, per_unit, more, left, R, U, W, DOWN, MASKED, FIRST)
         high = load_words(base + 512, per_tile, per_unit, more, left, R, U, W, DOWN, MASKED, FIRST)
     else:
         lower = low
@@ -228,9 +224,7 @@ def many_rows(
 
 
 @triton.jit(do_not_specialize=["size"])
-def add_parts(
-    parts, y, size, COUNT: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
-):
+def add_parts(parts, y, size, COUNT: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
     """`y` as the sum of `COUNT` float32 parts of `size` elements, in their order."""
     if OVERLAP:
         wait_for_last()
