@@ -44,7 +44,8 @@ def dense_model() -> nn.Module:
         parameter.data.normal_(0, 0.02)
     rotary = type(model.model.rotary_emb)(SHAPE)
     model.model.rotary_emb = rotary
-    return model.eval()
+    ready: nn.Module = model.eval()
+    return ready
 
 
 def packed_model(dense: nn.Module, head: bool) -> nn.Module:
@@ -71,7 +72,8 @@ class Decoder:
     """A model in the middle of writing."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.seconds = model, []
+        self.model = model
+        self.seconds: list[float] = []
         ids = torch.arange(1, 17)[None]
         self.state = model(ids, use_cache=True)
 

@@ -43,7 +43,9 @@ def arrange(weight: AffineWeight) -> dict[str, Tensor | None]:
         g_idx, kept_*: as they were.
     """
     geometry = geometry_of(weight)
-    order = torch.argsort(weight.g_idx, stable=True) if weight.act_order else None
+    order = None
+    if weight.act_order and weight.g_idx is not None:
+        order = torch.argsort(weight.g_idx, stable=True)
     packed = torch.empty(geometry.words_shape, dtype=torch.int16, device=weight.device)
     for tiles in words.tile_runs(geometry):
         rows = words.rows_of(tiles, geometry)
@@ -66,9 +68,10 @@ def restore(weight: AffineWeight) -> dict[str, Tensor | None]:
     geometry = geometry_of(weight)
     order = weight.order.long() if isinstance(weight.order, Tensor) else None
     parts = []
+    arranged = weight.storage()["words"]
     for tiles in words.tile_runs(geometry):
         rows = words.rows_of(tiles, geometry)
-        codes = words.unpack(weight.words[tiles], geometry)[: rows.stop - rows.start]
+        codes = words.unpack(arranged[tiles], geometry)[: rows.stop - rows.start]
         if order is not None:
             codes = torch.empty_like(codes).index_copy_(1, order, codes.contiguous())
         parts.append(pack_planes(codes, weight.bits))
