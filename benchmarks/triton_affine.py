@@ -212,30 +212,24 @@ def plans(rows: int, geometry: Geometry, run: int) -> Iterator[Plan]:
 
 
 def wide_plans(rows: int, geometry: Geometry) -> Iterator[Plan]:
-    """Plans of the kernels whose programs share activations."""
-    hopper = torch.cuda.get_device_capability()[0] == 9 and geometry.bits in (4, 8)
+    """Plans of the kernel whose warps share activations."""
     unit = max(1, 64 // geometry.unit)
     depth = unit * geometry.unit
-    for many, (tiles, warps), stages, parts in itertools.product(
-        (16, 32, 64, 128, 256),
-        ((1, 4), (2, 4), (1, 8), (2, 8)),
-        (3, 4, 5, 6, 7),
-        (1, 2, 4, 8),
+    for many, (tiles, warps), ahead, stages, parts in itertools.product(
+        (16, 32, 64, 128, 256), ((1, 4), (2, 4), (1, 8)), (1, 2, 4), (2, 3, 4, 6), (1, 2, 4, 8)
     ):
         tall = 16 * tiles * warps
         programs = -(-rows // many) * -(-geometry.rows // tall) * parts
-        shared = stages * (many * 2 + tall * geometry.bits // 8) * depth
-        sums = many * tall // (32 * warps)
-        if (many // 2 >= rows and many > 16) or many < min(rows, 128) // 2 or sums > 128:
+        shared = stages * ahead * (many * 2 + tall * geometry.bits // 8) * depth
+        if (many // 2 >= rows and many > 16) or many < min(rows, 128) // 2:
             continue
-        if shared > 220_000 or programs < 60 or (parts > 1 and programs > 600):
+        if shared > 200_000 or many * tall > 128 * 256 or not programs >= 64:
             continue
-        if parts > 2 and rows >= 512:
+        if not 4 <= stages * ahead * depth // 64 <= 8 or (stages == 6 and many > 64):
             continue
-        if hopper and stages >= 4 and (stages in (4, 6) or many == 256):
-            yield Plan("hopper", tiles, 1, warps, 1, False, many, stages, parts)
-        if not hopper and stages in (3, 4) and sums <= 64:
-            yield Plan("many", tiles, unit, warps, 1, False, many, stages, parts)
+        if parts > 1 and (programs > 600 or rows >= 512):
+            continue
+        yield Plan("many", tiles, unit, warps, ahead, False, many, stages, parts)
 
 
 def compile_all(arguments: argparse.Namespace) -> None:
@@ -246,8 +240,7 @@ def compile_all(arguments: argparse.Namespace) -> None:
         for plan in plans(rows, geometry, min(arguments.group, 256)):
             if arguments.kernel and plan.kernel not in arguments.kernel:
                 continue
-            wide = plan.kernel in ("many", "hopper")
-            width = plan.units * plan.ahead * (1 if wide else plan.warps)
+            width = plan.units * plan.ahead * (1 if plan.kernel == "many" else plan.warps)
             columns = 8192 if geometry.units % width == 0 else 11008
             few = 8 if rows <= 8 else 16 if rows <= 16 else 32
             parts = min(plan.parts, 2)
@@ -310,7 +303,6 @@ def tune(arguments: argparse.Namespace, dtype: torch.dtype) -> list[dict[str, ob
                 ("few", False),
                 ("few", True),
                 ("many", False),
-                ("hopper", False),
                 ("decoded", False),
             ):
                 for plan in [p for p in best if (p.kernel, p.packed) == kind][:1]:
@@ -330,7 +322,7 @@ def tune(arguments: argparse.Namespace, dtype: torch.dtype) -> list[dict[str, ob
 
 def short(plan: Plan) -> str:
     """A plan in few letters."""
-    if plan.kernel in ("many", "hopper"):
+    if plan.kernel == "many":
         sizes = (
             f"{plan.rows}x{16 * plan.tiles * plan.warps} stages={plan.stages} parts={plan.parts}"
         )
@@ -363,7 +355,7 @@ def main() -> None:
     dtype = getattr(torch, arguments.dtype)
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.tune:
-        data: dict[str, object] = {"measured": tune(arguments, dtype)}
+        data: dict[str, object] = {"plans": tune(arguments, dtype)}
         name = f"plans-{arguments.bits}bit.json"
     else:
         data = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, **ceilings()}

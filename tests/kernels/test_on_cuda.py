@@ -93,34 +93,3 @@ def test_float32_and_float64_inputs_are_not_rounded(kernel):
     for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         x = activations(5, weight, dtype)
         assert relative_error(weight.linear(x), x.double() @ matrix.double().T) < bound
-
-
-@pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9,
-    reason="needs a Hopper GPU",
-)
-@pytest.mark.parametrize("sizes", [(1, 4, 64, 6, 1), (2, 8, 128, 5, 1), (1, 8, 256, 4, 2)])
-@pytest.mark.parametrize(
-    ("bits", "dtype", "scale_dtype"),
-    [
-        (4, torch.float16, torch.float16),
-        (4, torch.bfloat16, torch.bfloat16),
-        (4, torch.bfloat16, torch.float16),
-        (8, torch.float16, torch.float16),
-    ],
-)
-def test_the_kernel_of_hopper_alone(kernel, bits, dtype, scale_dtype, sizes):
-    from quantload_kernels_triton import launch
-    from quantload_kernels_triton.plans import Plan
-
-    tiles, warps, many, stages, parts = sizes
-    plan = Plan("hopper", tiles, 1, warps, rows=many, stages=stages, parts=parts)
-    weight, matrix = on_cuda(kernel, bits, 1000, 4096, 128, dtype=dtype, scale_dtype=scale_dtype)
-    arranged = launch.Arranged(
-        weight.words, weight.scales, weight.zeros, None, bits, 128, 128, *weight.shape
-    )
-    for rows in (1, 100, 700):
-        x = activations(rows, weight)
-        y = launch.linear(x, arranged, None, plan)
-        assert relative_error(y, x.float() @ matrix.T) < BOUND[dtype], rows
-        assert all(torch.equal(launch.linear(x, arranged, None, plan), y) for _ in range(20))

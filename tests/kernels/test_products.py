@@ -45,17 +45,17 @@ def product(kernel, weight, rows, plan, dtype=torch.float16):
 
 
 @pytest.mark.parametrize("plan", [FEW, PACKED, MANY, PARTS, DECODED], ids=lambda plan: plan.kernel)
-@pytest.mark.parametrize("group_size", [32, 64, 128, 512])
+@pytest.mark.parametrize("group_size", [32, 64, 128, 256])
 @pytest.mark.parametrize("bits", BITS)
 def test_every_width_and_group_size(kernel, bits, group_size, plan):
-    weight = make_weight(bits, 64, 512, group_size)
+    weight = make_weight(bits, 32, 256, group_size)
     assert product(kernel, weight, 5, plan) < 1e-3
 
 
 @pytest.mark.parametrize("plan", [FEW, PACKED, MANY, PARTS, DECODED], ids=lambda plan: plan.kernel)
 @pytest.mark.parametrize(
     ("rows", "columns", "group_size"),
-    [(40, 480, 96), (24, 288, 128), (8, 352, 352), (17, 32, 32), (80, 1056, 64)],
+    [(40, 480, 96), (24, 288, 128), (8, 352, 352), (17, 32, 32)],
 )
 @pytest.mark.parametrize("bits", [3, 4])
 def test_ragged_edges(kernel, bits, rows, columns, group_size, plan):
@@ -67,7 +67,7 @@ def test_ragged_edges(kernel, bits, rows, columns, group_size, plan):
 @pytest.mark.parametrize("act_order", ["even", "uneven"])
 @pytest.mark.parametrize("bits", BITS)
 def test_columns_in_the_order_of_another_group(kernel, bits, act_order, plan):
-    weight = make_weight(bits, 32, 512, 128, act_order=act_order)
+    weight = make_weight(bits, 16, 256, 64, act_order=act_order)
     assert product(kernel, weight, 3, plan) < 1e-3
 
 

@@ -80,7 +80,7 @@ def execute(
         offload = offload_target(plan, offload_folder)
         packer = quantizer if isinstance(quantizer, WeightQuantizer) else None
         stream(model, checkpoint, plan, quantizer=packer, offload=offload, progress=progress)
-        _complete(model, plan, traits, offload, kernel)
+        _complete(model, checkpoint, plan, traits, offload, kernel)
     except BaseException:
         before.restore()
         raise
@@ -100,6 +100,7 @@ def execute(
 
 def _complete(
     model: nn.Module,
+    checkpoint: Checkpoint,
     plan: Plan,
     traits: Traits,
     offload: OffloadedTensors | None,
@@ -117,7 +118,7 @@ def _complete(
     fill_host_biases(model, fresh)
     check_complete(model, plan.device_map)
     forget_ties(model, plan)
-    prepare_kernels(model, plan.device_map, kernel)
+    prepare_kernels(model, plan.device_map, kernel, lambda name: _release(checkpoint, plan, name))
     if offload is not None:
         for name in fresh:
             if plan.device_map.place(name) == DISK and name in dict(model.named_parameters()):
@@ -128,3 +129,9 @@ def _complete(
             offload.alias(f"{name}.weight", f"{owner}.weight")
     if plan.device_map.dispatched:
         dispatch(model, plan.device_map, offload)
+
+
+def _release(checkpoint: Checkpoint, plan: Plan, module: str) -> None:
+    """Give back the mapped pages of a packed module that a kernel has arranged elsewhere."""
+    for key in plan.specs[module].tensors if module in plan.names else ():
+        checkpoint.release(f"{plan.names[module]}.{key}")

@@ -101,10 +101,19 @@ def forget_ties(model: nn.Module, plan: Plan) -> None:
     tying.prune(model, plan.sharing.forget)
 
 
-def prepare_kernels(model: nn.Module, device_map: DeviceMap, kernel: str | None) -> None:
+def prepare_kernels(
+    model: nn.Module, device_map: DeviceMap, kernel: str | None, release: Callable[[str], None]
+) -> None:
     """Choose a kernel for every packed weight and repack for it, once.
 
     Offloaded weights stay in canonical storage and run through the reference.
+
+    Args:
+        model: with its weights in place.
+        device_map: where they are.
+        kernel: the kernel to insist on.
+        release: called with the name of a module whose weight no longer lies where it
+            was loaded.
 
     Raises:
         NoKernelError: `kernel` was asked for and cannot run a weight.
@@ -124,4 +133,7 @@ def prepare_kernels(model: nn.Module, device_map: DeviceMap, kernel: str | None)
                 )
             continue
         assert isinstance(weight, PackedWeight)
+        held = {tensor.data_ptr() for tensor in weight.storage().values()}
         prepare(weight, kernel)
+        if held.isdisjoint(tensor.data_ptr() for tensor in weight.storage().values()):
+            release(name)

@@ -17,19 +17,7 @@ from quantload_kernels_triton.jit.decoded import decoded
 from quantload_kernels_triton.jit.few_rows import few_rows
 from quantload_kernels_triton.jit.many_rows import add_parts, many_rows
 from quantload_kernels_triton.jit.pack import pack_rows
-from quantload_kernels_triton.plans import (
-    MOST_FEW,
-    Plan,
-    family,
-    fitted,
-    plan_for,
-    without_hopper,
-)
-
-try:
-    from quantload_kernels_triton.jit.hopper import hopper_rows
-except (ImportError, AttributeError):  # no Gluon in this triton, or another than is known here
-    hopper_rows = None
+from quantload_kernels_triton.plans import MOST_FEW, Plan, family, fitted, plan_for
 
 _PTX = not interpreting() and torch.version.hip is None
 _FIRST = version() < (3, 7)
@@ -99,10 +87,6 @@ def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None 
         x = _gathered(x, order)
         if plan.kernel == "decoded":
             return F.linear(x, decode(weight, x.dtype))
-        if plan.kernel == "hopper" and _hopper_can(x, weight):
-            return _hopper(x, weight, plan)
-        if plan.kernel != "many":
-            plan = without_hopper(plan, weight.geometry, weight.run)
         return _many(x, weight, plan)
 
 
@@ -250,57 +234,6 @@ def _added(out: Tensor, y: Tensor, overlap: bool) -> Tensor:
             **_options(overlap),
         )
     return y
-
-
-def _hopper_can(x: Tensor, weight: Arranged) -> bool:
-    """Whether `hopper_rows` takes this product; `many_rows` takes all."""
-    if hopper_rows is None or not _PTX or torch.cuda.get_device_capability(x.device)[0] != 9:
-        return False
-    if weight.bits not in (4, 8) or (weight.bits == 8 and x.dtype == torch.bfloat16):
-        return False
-    if weight.run < 64 or weight.in_features % 64:
-        return False
-    return weight.scales.dtype == x.dtype or (
-        weight.scales.dtype == torch.float16 and x.dtype == torch.bfloat16
-    )
-
-
-def _hopper(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
-    geometry = weight.geometry
-    rows = x.shape[0]
-    if x.stride(1) != 1 or x.stride(0) % 16 or x.data_ptr() % 16:  # it is copied 16 bytes at once
-        x = x.clone(memory_format=torch.contiguous_format)
-    y = x.new_empty((rows, geometry.rows))
-    steps = geometry.columns // 64
-    each = -(-steps // plan.parts)
-    parts = -(-steps // each)
-    overlap = parts > 1
-    out = y if parts == 1 else y.new_empty((parts, *y.shape), dtype=torch.float32)
-    settings = weight.settings()
-    for name in ("UNIT", "PTX", "FIRST"):
-        del settings[name]
-    hopper_rows[(-(-rows // plan.rows), -(-geometry.tiles // (plan.tiles * plan.warps)), parts)](
-        x,
-        *weight.tensors(),
-        out,
-        rows,
-        geometry.columns,
-        geometry.rows,
-        x.stride(0),
-        geometry.tiles,
-        steps,
-        weight.scales.shape[0],
-        each,
-        **settings,
-        SPLIT=weight.scales.dtype != x.dtype,
-        ROWS=plan.rows,
-        R=plan.tiles,
-        W=plan.warps,
-        STAGES=plan.stages,
-        OVERLAP=overlap,
-        num_warps=plan.warps,
-    )
-    return _added(out, y, overlap)
 
 
 def _overlapping(device: torch.device) -> bool:

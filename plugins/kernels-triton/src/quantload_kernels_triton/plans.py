@@ -1,8 +1,9 @@
-"""Which kernel runs a product, and with which sizes: looked up in measured tables.
+"""Which kernel runs a product, and with which sizes: looked up in tables of the package.
 
-The tables in `tuning/` are written by `benchmarks/triton_affine.py --tune`. A product is
-given the sizes of the measured one that is most like it; nothing is tried out at run
-time.
+A product is given the plan of the listed one that is most like it; nothing is tried out
+at run time. In `tuning/`, a plan with a time (`us`, microseconds) was the fastest that
+`benchmarks/triton_affine.py --tune` found; a plan without one was chosen by likeness to
+those and by what the compiler says of it, and never timed.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ class Plan:
     """Sizes for one launch.
 
     Attributes:
-        kernel: "few", "many", "hopper" or "decoded".
+        kernel: "few", "many" or "decoded".
         tiles: tiles of 16 rows of the weight, of a program ("few") or a warp.
         units: units of columns that a warp takes at once.
         warps: warps of a program.
         ahead: how many times `units` are loaded ("few") or multiplied ("many") before the
             warps of a program wait for each other.
         packed: whether "few" first brings the activations into the order of its operand.
-        rows: rows of activations of a program of "many" or "hopper".
-        stages: depth of their pipeline.
-        parts: into how many parts they split the columns.
+        rows: rows of activations of a program of "many".
+        stages: depth of its pipeline.
+        parts: into how many parts it splits the columns.
     """
 
     kernel: str
@@ -49,8 +50,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A product that was tuned: `rows` by `[out, into]`, and the plan that was fastest."""
+class Listed:
+    """A product, `rows` by `[out, into]`, and the plan for it."""
 
     bits: int
     rows: int
@@ -65,12 +66,12 @@ def family(capability: tuple[int, int]) -> str:
 
 
 @cache
-def table(name: str) -> tuple[Measured, ...]:
+def table(name: str) -> tuple[Listed, ...]:
     """A table of the package."""
     text = files("quantload_kernels_triton").joinpath("tuning", f"{name}.json").read_text("utf-8")
     return tuple(
-        Measured(entry["bits"], entry["rows"], entry["out"], entry["in"], Plan(**entry["plan"]))
-        for entry in json.loads(text)["measured"]
+        Listed(entry["bits"], entry["rows"], entry["out"], entry["in"], Plan(**entry["plan"]))
+        for entry in json.loads(text)["plans"]
     )
 
 
@@ -97,25 +98,12 @@ def plan_for(name: str, geometry: Geometry, run: int, rows: int) -> Plan:
     return fitted(nearest.plan, geometry, run)
 
 
-def without_hopper(plan: Plan, geometry: Geometry, run: int) -> Plan:
-    """What stands in for a plan of "hopper" that cannot be."""
-    units = max(1, 64 // geometry.unit)
-    warps = 4 if plan.rows <= 64 else 8
-    rows = min(plan.rows, 64 if geometry.bits == 3 else 128)
-    stages = 2 if geometry.bits == 3 else 3
-    many = Plan("many", 1, units, warps, rows=rows, stages=stages, parts=plan.parts)
-    return fitted(many, geometry, run)
-
-
 def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:
     return sum(abs(math.log(a / b)) for a, b in zip(one, other, strict=True))
 
 
 def fitted(plan: Plan, geometry: Geometry, run: int) -> Plan:
     """A plan made possible for a weight."""
-    if plan.kernel == "hopper":
-        steps = -(-geometry.columns // 64)
-        return replace(plan, parts=max(1, min(plan.parts, steps)))
     units = plan.units if run >= plan.units * geometry.unit else 1
     plan = replace(plan, units=units)
     if plan.kernel == "many":

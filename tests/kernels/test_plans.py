@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantload_kernels_triton import plans
+from quantload_kernels_triton.geometry import PLANES, Geometry
+
+TABLES = ("sm80", "sm90")
+
+
+def compiled(capability, table, *rows):
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("compiled.py")
+    command = [sys.executable, str(script), str(capability), table, *map(str, rows)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("bits", list(PLANES))
+@pytest.mark.parametrize("shape", [(16, 32), (600, 1056), (4096, 4096), (151936, 8192)])
+def test_there_is_a_plan_for_every_weight_and_count_of_rows(table, bits, shape):
+    geometry = Geometry(bits, *shape)
+    for run in (32, 64, 128, 256):
+        for rows in (1, 2, 9, 17, 33, 100, 511, 5000):
+            plan = plans.plan_for(table, geometry, run, rows)
+            assert plan.kernel in ("few", "many", "decoded")
+            assert plan.kernel != "few" or rows <= plans.MOST_FEW
+            assert plan.kernel == "many" or geometry.tiles % plan.tiles == 0
+            assert plan.units == 1 or plan.units * geometry.unit <= run
+
+
+def test_devices_of_other_families_get_the_plans_that_need_least():
+    names = [plans.family(c) for c in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))]
+    assert names == ["sm80", "sm80", "sm80", "sm90", "sm80", "sm80"]
+
+
+def test_the_measured_plan_of_a_listed_product_is_the_one_used():
+    for entry in plans.table("sm90"):
+        geometry = Geometry(entry.bits, entry.out, entry.into)
+        found = plans.plan_for("sm90", geometry, 128, entry.rows)
+        assert found == plans.fitted(entry.plan, geometry, 128)
+
+
+@pytest.mark.slow
+def test_the_devices_with_the_least_shared_memory_have_enough():
+    assert max(shared for _, shared, _ in compiled(86, "sm80", 16, 64, 128)) <= 99 * 1024
+
+
+@pytest.mark.slow
+def test_no_operand_is_overwritten_while_hopper_reads_it():
+    found = compiled(90, "sm90", 64)
+    assert "many_rows" in {name for name, _, _ in found}
+    assert [entry for entry in found if entry[2]] == []
+    assert max(shared for _, shared, _ in found) <= 227 * 1024
