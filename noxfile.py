@@ -23,7 +23,8 @@ QUICK = "not slow and not wheels"
 # Torch's threads and several processes get into each other's way: one thread each.
 PARALLEL = ("-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-TESTING = {**OFFLINE, "OMP_NUM_THREADS": "1"}
+# Workers must name the cases alike, and a set is written in the order of its hashes.
+TESTING = {**OFFLINE, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 TYPED = ("core/src", "plugins/*/src", "noxfile.py", "scripts", "examples", "benchmarks")
 
 nox.needs_version = ">=2024.4.15"

@@ -69,7 +69,9 @@ FULL = RichConfig(
 )
 
 
-@pytest.mark.parametrize("config", [FULL, RichConfig(bits=4), StubConfig()], ids=repr)
+@pytest.mark.parametrize(
+    "config", [FULL, RichConfig(bits=4), StubConfig()], ids=lambda config: type(config).__name__
+)
 @pytest.mark.parametrize("use_diff", [True, False])
 def test_every_way_of_writing_can_be_read_back(config, use_diff, tmp_path):
     cls = type(config)
