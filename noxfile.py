@@ -19,6 +19,8 @@ PLUGINS = sorted(file.parent.name for file in ROOT.glob("plugins/*/pyproject.tom
 MEMBERS = {"core": ROOT / "core", **{name: ROOT / "plugins" / name for name in PLUGINS}}
 
 TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
+# Kernels for GPUs run in triton's interpreter where there is none. A CPU build of torch brings none.
+TRITON = "triton; platform_system == 'Linux'"
 QUICK = "not slow and not wheels"
 # Torch's threads and several processes get into each other's way: one thread each.
 PARALLEL = ("-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile")
@@ -64,7 +66,7 @@ def workspace() -> list[str]:
 def install_for_tests(session: nox.Session) -> None:
     """Everything that any test uses."""
     helpers = ("hatchling", "matplotlib", "peft", "PyYAML")
-    install(session, *workspace(), *TEST_TOOLS, *helpers)
+    install(session, *workspace(), *TEST_TOOLS, *helpers, TRITON)
 
 
 def build_wheels(session: nox.Session) -> Path:
