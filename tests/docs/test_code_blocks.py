@@ -29,7 +29,7 @@ PATTERNS = (
     "*.md",
     "core/*.md",
     "plugins/*/*.md",
-    "examples/*.md",
+    "examples/**/*.md",
     "benchmarks/*.md",
     "docs/**/*.md",
 )

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from quantload.kernels.contract import Kernel, KernelSpec
     from quantload.modules import QuantizedEmbedding, QuantizedLinear
     from quantload.quantizers.base import HfQuantizer
+    from quantload.quantizers.parts import PartsQuantizer
     from quantload.quantizers.spec import ModuleSpec, TensorHeader
     from quantload.quantizers.weight import WeightQuantizer
     from quantload.weights.packed import PackedWeight
+    from quantload.weights.parts import PartsWeight, part, setting
 
 from quantload.errors import CheckpointError, ConfigError, QuantloadError, UnsupportedOperationError
 from quantload.verdict import Verdict
@@ -105,6 +107,8 @@ _LAZY = {
     "KernelSpec": "quantload.kernels.contract",
     "ModuleSpec": "quantload.quantizers.spec",
     "PackedWeight": "quantload.weights.packed",
+    "PartsQuantizer": "quantload.quantizers.parts",
+    "PartsWeight": "quantload.weights.parts",
     "QuantizationConfig": "quantload.config.base",
     "QuantizationConfigMixin": "quantload.config.base",
     "QuantizedEmbedding": "quantload.modules",
@@ -112,6 +116,8 @@ _LAZY = {
     "TensorHeader": "quantload.quantizers.spec",
     "WeightQuantizer": "quantload.quantizers.weight",
     "option": "quantload.config.fields",
+    "part": "quantload.weights.parts",
+    "setting": "quantload.weights.parts",
 }
 __getattr__, __dir__ = lazy_exports(__name__, _LAZY, globals())
 
@@ -127,6 +133,8 @@ __all__ = [
     "KernelSpec",
     "ModuleSpec",
     "PackedWeight",
+    "PartsQuantizer",
+    "PartsWeight",
     "QuantizationConfig",
     "QuantizationConfigMixin",
     "QuantizedEmbedding",
@@ -138,4 +146,6 @@ __all__ = [
     "Verdict",
     "WeightQuantizer",
     "option",
+    "part",
+    "setting",
 ]

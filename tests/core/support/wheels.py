@@ -88,6 +88,11 @@ class Environment:
         head = [sys.executable, "-m", "pip", "--python", str(self.python)]
         return [*head, "--disable-pip-version-check", "-q", *map(str, arguments)]
 
+    def borrow(self) -> None:
+        """Let it import what the tests' own environment has, behind what is installed in it."""
+        lenders = [path for path in sys.path if Path(path).name == "site-packages"]
+        (self.site / "zz_borrowed.pth").write_text("\n".join(lenders))
+
     def install(self, *wheels: Path, target: Path | None = None) -> None:
         """Install wheels and nothing that they ask for."""
         where = ["--target", target] if target else []

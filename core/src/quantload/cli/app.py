@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,3 +76,23 @@ def doctor(as_json: Json = False) -> None:
     from quantload.cli.doctor import gather, render
 
     answer(gather, render, as_json=as_json)
+
+
+@app.command("new-plugin")
+def new_plugin(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help='The method, its `quant_method`: "my-int4".'),
+    ],
+    into: Annotated[
+        Path, typer.Option(help="The folder in which the package's own folder is made.")
+    ] = Path(),
+    as_json: Json = False,
+) -> None:
+    """Write a package for a new method: quantizer, tests, CI; its tests pass as it is.
+
+    Exit status 1 where the name will not do or the folder exists; nothing is written then.
+    """
+    from quantload.cli.scaffold.command import gather, render
+
+    answer(lambda: gather(name, into), render, as_json=as_json)

@@ -11,6 +11,7 @@ from quantload._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from quantload.testing.config_suite import ConfigSuite
+    from quantload.testing.declared import MethodSuite
     from quantload.testing.distributions import FakeDistribution, fake_distribution
     from quantload.testing.kernel_suite import KernelSuite
     from quantload.testing.quantizer_suite import QuantizerSuite
@@ -34,6 +35,7 @@ _ASSERTING = (
 )
 _LAZY = {
     **_SUITES,
+    "MethodSuite": "quantload.testing.declared",
     "FakeDistribution": "quantload.testing.distributions",
     "fake_distribution": "quantload.testing.distributions",
 }
@@ -42,7 +44,7 @@ _lazy, __dir__ = lazy_exports(__name__, _LAZY, globals())
 
 def __getattr__(name: str) -> Any:
     """The public names; suites get the readable failures that pytest gives test modules."""
-    if name in _SUITES:
+    if name in (*_SUITES, "MethodSuite"):
         import pytest
 
         pytest.register_assert_rewrite(*_ASSERTING)
@@ -53,6 +55,7 @@ __all__ = [
     "ConfigSuite",
     "FakeDistribution",
     "KernelSuite",
+    "MethodSuite",
     "QuantizerSuite",
     "WeightSuite",
     "fake_distribution",

@@ -1,0 +1,1 @@
+"""`quantload new-plugin`: a complete package for a method that does not exist yet."""
