@@ -19,7 +19,8 @@ PLUGINS = sorted(file.parent.name for file in ROOT.glob("plugins/*/pyproject.tom
 MEMBERS = {"core": ROOT / "core", **{name: ROOT / "plugins" / name for name in PLUGINS}}
 
 TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
-# Kernels for GPUs run in triton's interpreter where there is none. A CPU build of torch brings none.
+# Kernels for GPUs run in triton's interpreter where there is no GPU. A CPU build of torch brings
+# no triton.
 TRITON = "triton; platform_system == 'Linux'"
 QUICK = "not slow and not wheels"
 # Torch's threads and several processes get into each other's way: one thread each.

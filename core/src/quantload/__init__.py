@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         UnknownMethodError,
         UnsupportedOperationError,
     )
+    from quantload.integrations.peft import enable_peft
     from quantload.loading import dequantize, load_into, load_model, save_model
     from quantload.quantizers.auto import AutoHfQuantizer
     from quantload.quantizers.base import HfQuantizer
@@ -60,6 +61,7 @@ _LAZY = {
     "Verdict": "quantload.verdict",
     "WeightQuantizer": "quantload.quantizers.weight",
     "dequantize": "quantload.loading",
+    "enable_peft": "quantload.integrations.peft",
     "load_into": "quantload.loading",
     "load_model": "quantload.loading",
     "open_checkpoint": "quantload.checkpoint",
@@ -92,6 +94,7 @@ __all__ = [
     "WeightQuantizer",
     "__version__",
     "dequantize",
+    "enable_peft",
     "load_into",
     "load_model",
     "open_checkpoint",

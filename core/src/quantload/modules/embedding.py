@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from quantload.modules.origin import Origin
 from quantload.weights.packed import PackedWeight
 
 
@@ -15,11 +16,17 @@ class QuantizedEmbedding(nn.Embedding):
         weight: the packed weight, `(num_embeddings, embedding_dim)`.
         blueprint: the float module whose place it takes, for `padding_idx`, for a
             factor on the rows (Gemma's `embed_scale`), and for dequantizing.
+        origin: the method, by which the layer can be packed anew.
     """
 
     weight: PackedWeight  # type: ignore[assignment]
 
-    def __init__(self, weight: PackedWeight, blueprint: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        weight: PackedWeight,
+        blueprint: nn.Module | None = None,
+        origin: Origin | None = None,
+    ) -> None:
         nn.Module.__init__(self)
         self.num_embeddings, self.embedding_dim = weight.shape
         self.padding_idx = getattr(blueprint, "padding_idx", None)
@@ -30,6 +37,7 @@ class QuantizedEmbedding(nn.Embedding):
         self.weight = weight
         self.scalar_embed_scale = getattr(blueprint, "scalar_embed_scale", None)
         self.blueprint = (blueprint,)
+        self.origin = origin
         self._is_hf_initialized = True
 
     def reset_parameters(self) -> None:

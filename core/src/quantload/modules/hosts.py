@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,23 +11,40 @@ from torch import nn
 from quantload.errors import UnsupportedOperationError
 from quantload.modules.embedding import QuantizedEmbedding
 from quantload.modules.linear import QuantizedLinear
+from quantload.modules.origin import Origin
 from quantload.quantizers.spec import ModuleSpec
 from quantload.weights.packed import PackedWeight
+
+if TYPE_CHECKING:
+    from quantload.quantizers.weight import WeightQuantizer
 
 Host = QuantizedLinear | QuantizedEmbedding
 
 
-def host_for(spec: ModuleSpec, weight: PackedWeight, module: nn.Module) -> Host:
+def host_for(
+    spec: ModuleSpec,
+    weight: PackedWeight,
+    module: nn.Module,
+    quantizer: WeightQuantizer | None = None,
+) -> Host:
     """A host for `weight` that takes the place of `module`, whose bias it takes over.
+
+    Args:
+        spec: how the module is packed.
+        weight: what it hosts.
+        module: what was there; its own tensors are not kept.
+        quantizer: the method, for what gives the host new numbers later; None where
+            that is refused.
 
     Raises:
         UnsupportedOperationError: there is no host for such a module yet.
     """
+    origin = None if quantizer is None else Origin(quantizer, spec)
     if spec.kind in ("linear", "conv1d"):
         bias = getattr(module, "bias", None)
-        return QuantizedLinear(weight, bias, _emptied(module))
+        return QuantizedLinear(weight, bias, _emptied(module), origin)
     if spec.kind == "embedding":
-        return QuantizedEmbedding(weight, _emptied(module))
+        return QuantizedEmbedding(weight, _emptied(module), origin)
     raise UnsupportedOperationError(
         f"{spec.name}: a quantized module of kind {spec.kind!r} cannot be hosted yet"
     )

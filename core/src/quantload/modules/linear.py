@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from quantload.modules.origin import Origin
 from quantload.weights.packed import PackedWeight
 
 
@@ -19,6 +20,7 @@ class QuantizedLinear(nn.Linear):
         bias: `[out_features]` or None.
         blueprint: the float module whose place it takes; its class and settings
             come back when the model is dequantized. Its own tensors are not kept.
+        origin: the method, by which the layer can be packed anew.
     """
 
     weight: PackedWeight  # type: ignore[assignment]
@@ -28,12 +30,14 @@ class QuantizedLinear(nn.Linear):
         weight: PackedWeight,
         bias: nn.Parameter | None = None,
         blueprint: nn.Module | None = None,
+        origin: Origin | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.out_features, self.in_features = weight.shape
         self.weight = weight
         self.register_parameter("bias", bias)
         self.blueprint = (blueprint,)
+        self.origin = origin
         self._is_hf_initialized = True
 
     def reset_parameters(self) -> None:

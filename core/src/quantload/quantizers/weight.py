@@ -76,6 +76,32 @@ class WeightQuantizer(HfQuantizer):
         """
         raise UnsupportedOperationError(f"{self.quant_method} cannot quantize a float weight")
 
+    def can_requantize(self, spec: ModuleSpec, like: PackedWeight) -> Verdict:
+        """Whether `requantize` works for this module; the default asks `can_quantize`."""
+        return self.can_quantize()
+
+    def requantize(self, spec: ModuleSpec, like: PackedWeight, weight: Tensor) -> PackedWeight:
+        """New numbers for a module that is packed already, packed as it is.
+
+        Merging an adapter needs this. The default quantizes by the config; a method whose
+        modules differ in more than their specs overrides it, and `can_requantize`.
+
+        Args:
+            spec: the module.
+            like: its weight until now.
+            weight: float, `[out_features, in_features]`, on the device of `like`.
+
+        Raises:
+            UnsupportedOperationError: the method cannot quantize without data.
+        """
+        able = self.can_requantize(spec, like)
+        if not able:
+            raise UnsupportedOperationError(f"{spec.name}: {able.reason}")
+        known = spec.replace(shape=tuple(like.shape), tensors={}, dtype=like.dtype)
+        made = self.quantize(known, weight, weight.device)
+        made.set_compute_dtype(like.dtype)
+        return made
+
     def wrap(self, spec: ModuleSpec, module: nn.Module) -> nn.Module:
         """What takes the place of a module that is claimed as a wrapper.
 
@@ -179,7 +205,7 @@ class WeightQuantizer(HfQuantizer):
 
         for name, spec in (self.targets(model) if specs is None else specs).items():
             module = model.get_submodule(name)
-            set_module(model, name, host_for(spec, self.empty(spec), module))
+            set_module(model, name, host_for(spec, self.empty(spec), module, self))
         return model
 
     def dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:

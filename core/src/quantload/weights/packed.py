@@ -201,7 +201,8 @@ class PackedWeight(nn.Module):
         """Refused: the bytes are not the numbers. Use `dequantize()`."""
         raise UnsupportedOperationError(
             f"a {type(self).__name__} has no .data: its storage is packed; "
-            f"use .dequantize() for a float copy"
+            f"use .dequantize() for a float copy (PEFT can merge adapters into packed weights "
+            f"after quantload.enable_peft())"
         )
 
     def dim(self) -> int:
@@ -244,6 +245,18 @@ class PackedWeight(nn.Module):
             prepare(self, self.selection.asked if self.selection else None)
         return self
 
+    def train(self, mode: bool = True) -> Self:
+        """As for every module; it also gives the storage back the dtypes it was stored with.
+
+        PEFT's `prepare_model_for_kbit_training` casts whatever parameter is half precision,
+        scales among them, and switches the mode next.
+        """
+        for parameter in self.parameters(recurse=False):
+            stored = getattr(parameter, _STORED, parameter.dtype)
+            if parameter.dtype != stored:
+                parameter.data = parameter.data.to(stored)
+        return super().train(mode)
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold the canonical storage, whatever kernel is in use."""
         state = dict(self.canonical().__dict__)
@@ -271,7 +284,9 @@ def frozen(tensor: Tensor) -> nn.Parameter:
     """A parameter that is never trained nor initialised again, over the tensor's own bytes."""
     parameter = nn.Parameter(tensor.detach(), requires_grad=False)
     parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # read by transformers
+    setattr(parameter, _STORED, tensor.dtype)
     return parameter
 
 
+_STORED = "_quantload_dtype"
 _CPU = torch.device("cpu")

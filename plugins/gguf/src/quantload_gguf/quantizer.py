@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from quantload.errors import ConfigError, QuantloadError
+from quantload.errors import ConfigError, QuantloadError, UnsupportedOperationError
 from quantload.quantizers.spec import ModuleSpec, TensorHeader
 from quantload.quantizers.weight import WeightQuantizer
 from quantload.verdict import Verdict
@@ -82,17 +82,33 @@ class GgufQuantizer(WeightQuantizer):
             ConfigError: the config gives none that weights can be quantized to.
             UnsupportedOperationError: the numbers are not finite.
         """
+        return self._blocks(spec, weight.to(device or weight.device), self._type_for(spec))
+
+    def _blocks(self, spec: ModuleSpec, weight: Tensor, name: str) -> PackedWeight:
         from quantload_gguf.blocks import quantize
 
-        name = self._type_for(spec)
         try:
-            blocks = quantize(weight.to(device or weight.device), name)
+            blocks = quantize(weight, name)
         except QuantloadError as error:
             raise type(error)(f"{spec.name}: {error}") from error
         dtype = spec.dtype or weight.dtype
         params = {TYPE: name}
         own = spec.replace(shape=tuple(weight.shape), params=params, dtype=dtype)
         return weight_of(own, {WEIGHT: blocks}, self.quantization_config)
+
+    def can_requantize(self, spec: ModuleSpec, like: PackedWeight) -> Verdict:
+        """Whether the type of the blocks is one that weights can be quantized to."""
+        name = _type_name(like)
+        if name in WRITABLE:
+            return Verdict.yes()
+        return Verdict.no(f"gguf quantizes to {', '.join(WRITABLE)}; the blocks are {name}")
+
+    def requantize(self, spec: ModuleSpec, like: PackedWeight, weight: Tensor) -> PackedWeight:
+        """Blocks of the type that the module has; see `WeightQuantizer.requantize`."""
+        able = self.can_requantize(spec, like)
+        if not able:
+            raise UnsupportedOperationError(f"{spec.name}: {able.reason}")
+        return self._blocks(spec.replace(dtype=like.dtype), weight, _type_name(like))
 
     def targets(self, model: nn.Module) -> dict[str, ModuleSpec]:
         """Linear layers whose rows fill blocks; others stay float."""
@@ -122,3 +138,9 @@ class GgufQuantizer(WeightQuantizer):
                 allowed=", ".join(WRITABLE),
             )
         return found
+
+
+def _type_name(weight: PackedWeight) -> str:
+    from quantload_gguf.weight import GgufWeight
+
+    return weight.ggml_type.name if isinstance(weight, GgufWeight) else weight.layout
