@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnsupportedOperationError,
     )
     from quantload.integrations.peft import enable_peft
+    from quantload.integrations.transformers.bridge import enable_transformers
     from quantload.loading import dequantize, load_into, load_model, save_model
     from quantload.quantizers.auto import AutoHfQuantizer
     from quantload.quantizers.base import HfQuantizer
@@ -62,6 +63,7 @@ _LAZY = {
     "WeightQuantizer": "quantload.quantizers.weight",
     "dequantize": "quantload.loading",
     "enable_peft": "quantload.integrations.peft",
+    "enable_transformers": "quantload.integrations.transformers.bridge",
     "load_into": "quantload.loading",
     "load_model": "quantload.loading",
     "open_checkpoint": "quantload.checkpoint",
@@ -95,6 +97,7 @@ __all__ = [
     "__version__",
     "dequantize",
     "enable_peft",
+    "enable_transformers",
     "load_into",
     "load_model",
     "open_checkpoint",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,42 @@ from quantload.quantizers.spec import ModuleSpec
 from quantload.quantizers.weight import WeightQuantizer
 
 HOST_CLASSES = ("QuantizedLinear", "QuantizedEmbedding")
+
+
+@dataclass
+class Decision:
+    """What a checkpoint and a model make of each other, before anything has a place.
+
+    Attributes:
+        expected: the model's tensors on meta, by name.
+        evidence: the modules that are packed in the checkpoint.
+        found: the routes of float tensors that lead somewhere.
+        ties: which tensors share their bytes.
+        fresh: float modules that are quantized while loading -> spec.
+        specs: `fresh` and those of `evidence`, completed by what shares with them.
+        sharing: which objects of the model are one.
+        report: how checkpoint and model differ.
+    """
+
+    expected: dict[str, Tensor]
+    evidence: Evidence
+    found: Match
+    ties: tying.Ties
+    fresh: dict[str, ModuleSpec]
+    specs: dict[str, ModuleSpec]
+    sharing: Sharing
+    report: LoadReport
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Model name -> the checkpoint's, of tensors used as they are and packed modules."""
+        return {**_origins(self.found.routes), **self.evidence.names}
+
+    @property
+    def groups(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+        """Model names -> checkpoint names, of tensors that are converted together."""
+        routes = self.found.routes
+        return {tuple(r.targets): r.sources for r in routes if r.conversion is not None}
 
 
 @dataclass
@@ -87,6 +123,67 @@ def make_plan(
         DeviceMapError: the device map cannot be carried out.
         UnsupportedOperationError: something packed cannot be hosted.
     """
+    decided = decide(
+        model,
+        checkpoint,
+        traits=traits,
+        quantizer=quantizer,
+        settle=lambda report: report.settle(strict),
+    )
+    found, evidence, sharing = decided.found, decided.evidence, decided.sharing
+    specs, report = decided.specs, decided.report
+    host(model, quantizer, specs, sharing.modules)
+    alias(model, sharing.tensors)
+    places = resolve_device_map(
+        model,
+        device_map,
+        max_memory=max_memory,
+        no_split=(*traits.no_split, *HOST_CLASSES),
+        adjust=quantizer.adjust_max_memory if quantizer is not None else None,
+    )
+    if quantizer is not None:
+        quantizer.validate_environment(device_map=places.as_dict())
+    sharing.part(places)
+    builder = _Builder(checkpoint, decided.expected, found, decided.fresh, specs, sharing, places)
+    steps = [*builder.float_steps(), *builder.pack_steps(evidence)]
+    order = {file: index for index, file in enumerate(checkpoint.files)}
+    steps.sort(key=lambda step: _position(step, order))
+    return Plan(
+        steps,
+        report,
+        places,
+        decided.ties,
+        sharing,
+        specs,
+        decided.names,
+        decided.groups,
+        found.dtypes,
+    )
+
+
+def decide(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    traits: Traits,
+    quantizer: HfQuantizer | None = None,
+    settle: Callable[[LoadReport], None],
+) -> Decision:
+    """What becomes of every tensor of the checkpoint and of the model, wherever it goes.
+
+    The model gets the wrappers of the method, but no hosts yet.
+
+    Args:
+        model: the skeleton on meta; changed.
+        checkpoint: what is to be loaded.
+        traits: of the model's class.
+        quantizer: the method, if there is one.
+        settle: called with the differences between checkpoint and model; may raise.
+
+    Raises:
+        CheckpointError: the checkpoint is not that of this model.
+        UnsupportedOperationError: something packed cannot be hosted.
+    """
     report = LoadReport(str(checkpoint.path))
     if quantizer is not None and not isinstance(quantizer, WeightQuantizer):
         quantizer.preprocess_model(model)
@@ -100,7 +197,7 @@ def make_plan(
     known = {n: o for n, o in declared.items() if n in expected and o in expected}
     ties = tying.settle(known, found.provided | packed, packed)
     _note_missing(expected, found, packed, ties, traits, report)
-    report.settle(strict)
+    settle(report)
 
     for name, source in ties.of.items():
         if source in found.dtypes:
@@ -110,26 +207,8 @@ def make_plan(
     specs = {**evidence.specs, **fresh}
     sharing = share(model, expected, ties, evidence.specs, specs)
     report.untied = dict(ties.apart)
-    _host(model, quantizer, specs, sharing.modules)
-    alias(model, sharing.tensors)
     report.packed = sorted(specs)
-    places = resolve_device_map(
-        model,
-        device_map,
-        max_memory=max_memory,
-        no_split=(*traits.no_split, *HOST_CLASSES),
-        adjust=quantizer.adjust_max_memory if quantizer is not None else None,
-    )
-    if quantizer is not None:
-        quantizer.validate_environment(device_map=places.as_dict())
-    sharing.part(places)
-    builder = _Builder(checkpoint, expected, found, fresh, specs, sharing, places)
-    steps = [*builder.float_steps(), *builder.pack_steps(evidence)]
-    order = {file: index for index, file in enumerate(checkpoint.files)}
-    steps.sort(key=lambda step: _position(step, order))
-    names = {**_origins(found.routes), **evidence.names}
-    groups = {tuple(r.targets): r.sources for r in found.routes if r.conversion is not None}
-    return Plan(steps, report, places, ties, sharing, specs, names, groups, found.dtypes)
+    return Decision(expected, evidence, found, ties, fresh, specs, sharing, report)
 
 
 def _origins(routes: list[Route]) -> dict[str, str]:
@@ -161,12 +240,20 @@ def _note_missing(
     ]
 
 
-def _host(
+def host(
     model: nn.Module,
     quantizer: HfQuantizer | None,
     specs: Mapping[str, ModuleSpec],
     shared: Mapping[str, str],
 ) -> None:
+    """Give modules their hosts, with empty packed weights.
+
+    Args:
+        model: the skeleton; changed.
+        quantizer: the method; one that is no `WeightQuantizer` has its own modules.
+        specs: module -> spec.
+        shared: those of them that share a packed weight -> its owner.
+    """
     if not isinstance(quantizer, WeightQuantizer):
         return
     own = {name: spec for name, spec in specs.items() if name not in shared}

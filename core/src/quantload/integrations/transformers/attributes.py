@@ -10,7 +10,7 @@ from quantload.checkpoint.base import Checkpoint
 from quantload.errors import UnsupportedOperationError
 from quantload.integrations.transformers.classes import describes_itself
 from quantload.integrations.transformers.conversions import TransformersNames
-from quantload.loading.plan import Plan
+from quantload.loading.plan import Decision, Plan
 from quantload.loading.traits import Traits
 from quantload.quantizers.base import HfQuantizer
 
@@ -47,7 +47,7 @@ def finish_model(
     return model
 
 
-def untie_config(model: Any, plan: Plan) -> None:
+def untie_config(model: Any, plan: Plan | Decision) -> None:
     """Let the config say so where nothing that it ties is tied.
 
     Saved with this config, the checkpoint is read the same way by everybody.

@@ -30,11 +30,14 @@ class TransformersNames:
 
     Args:
         model: the model, or its skeleton on meta.
+        transforms: its transforms, where they are known already; those of its class if None.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, transforms: list[Any] | None = None) -> None:
         self._model = model
-        self._transforms: list[Any] = get_model_conversion_mapping(model)
+        if transforms is None:
+            transforms = get_model_conversion_mapping(model)
+        self._transforms = transforms
         self._renamings = [t for t in self._transforms if isinstance(t, WeightRenaming)]
         self._converters = [t for t in self._transforms if isinstance(t, WeightConverter)]
 

@@ -14,15 +14,16 @@ from quantload.integrations.transformers.skeleton import buffer_source
 from quantload.loading.traits import Traits
 
 
-def traits_of(model: Any, dtype: torch.dtype) -> Traits:
+def traits_of(model: Any, dtype: torch.dtype, names: TransformersNames | None = None) -> Traits:
     """The traits of a model's class.
 
     Args:
         model: the skeleton.
         dtype: of what stays float.
+        names: how its checkpoints name what it holds; as its class publishes it if None.
     """
     return Traits(
-        names=TransformersNames(model),
+        names=names or TransformersNames(model),
         dtype_of=_dtype_rule(model, dtype),
         ties=dict(getattr(model, "all_tied_weights_keys", None) or {}),
         missing_allowed=_any_of(getattr(model, "_keys_to_ignore_on_load_missing", None)),

@@ -1,0 +1,269 @@
+"""One load through `transformers`: planned from headers, carried out by its loader."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers.core_model_loading import WeightRenaming, dot_natural_key
+
+from quantload.checkpoint import Checkpoint, open_checkpoint
+from quantload.errors import UnsupportedOperationError
+from quantload.integrations.transformers.bridge.checking import check_loaded, settle
+from quantload.integrations.transformers.bridge.converters import PackedConverter
+from quantload.integrations.transformers.bridge.finishing import finish
+from quantload.integrations.transformers.bridge.placing import put_weight
+from quantload.integrations.transformers.conversions import TransformersNames
+from quantload.integrations.transformers.traits import traits_of
+from quantload.loading import tying
+from quantload.loading.plan import Decision, decide, host
+from quantload.loading.record import LoadRecord, attach
+from quantload.quantizers.spec import ModuleSpec
+from quantload.quantizers.weight import WeightQuantizer
+from quantload.weights.packed import PackedWeight
+
+if TYPE_CHECKING:
+    from quantload.integrations.transformers.bridge.quantizer import BridgedQuantizer
+
+logger = logging.getLogger(__name__)
+
+
+class Loading:
+    """What `from_pretrained` is loading.
+
+    Args:
+        quantizer: whose load it is.
+        model: the skeleton.
+        dtype: of what stays float.
+        files: of the checkpoint.
+    """
+
+    def __init__(
+        self,
+        quantizer: BridgedQuantizer,
+        model: Any,
+        dtype: torch.dtype | None,
+        files: Sequence[str] | None,
+    ) -> None:
+        self.quantizer = quantizer
+        self.model = model
+        self._dtype = dtype or torch.get_default_dtype()
+        self._files = files
+        self._decided: Decision | None = None
+        self._record: LoadRecord | None = None
+        self._outputs: dict[str, list[tuple[str, ModuleSpec | None]]] = {}
+        self._targets: dict[str, str] = {}
+        self._sizes: dict[str, float] = {}
+
+    # -- planning ----------------------------------------------------------------------
+
+    def plan(self, conversions: list[Any]) -> list[Any]:
+        """Decide what becomes of every tensor, and give what is packed its hosts.
+
+        Args:
+            conversions: those that the loader will apply.
+
+        Returns:
+            The converters that are to come before them.
+
+        Raises:
+            CheckpointError: the checkpoint is not that of this model.
+            UnsupportedOperationError: something packed cannot be hosted, or there are no
+                files to plan with.
+        """
+        core, model = self.quantizer.core, self.model
+        if not isinstance(self.quantizer._device_map, (dict, str)):
+            core.validate_environment(device_map={"": "cpu"})
+        with _opened(self._files) as checkpoint:
+            names = TransformersNames(model, copy.deepcopy(conversions))
+            decided = decide(
+                model,
+                checkpoint,
+                traits=traits_of(model, self._dtype, names),
+                quantizer=core,
+                settle=lambda report: settle(report, model),
+            )
+            renamed = _renamed(checkpoint, copy.deepcopy(conversions))
+            folder, config = checkpoint.folder, checkpoint.config()
+        packed = {name: s for name, s in decided.specs.items() if name not in decided.fresh}
+        shared = {n: o for n, o in decided.sharing.modules.items() if n in packed}
+        host(model, core, packed, shared)
+        doubled = [n for pair in decided.ties.doubled for n in pair if _module(n) in decided.specs]
+        decided.sharing.forget.update(doubled)
+        tying.prune(model, decided.sharing.forget)
+        self.quantizer.pre_quantized = core.pre_quantized = bool(packed) or not decided.fresh
+        self._decided = decided
+        self._outputs = _outputs(decided)
+        self._record = LoadRecord(
+            folder,
+            config,
+            decided.names,
+            decided.groups,
+            decided.specs,
+            core,
+            decided.report,
+        )
+        for name, spec in decided.fresh.items():
+            assert isinstance(core, WeightQuantizer)
+            weight = core.empty(spec)
+            self._sizes[f"{name}.weight"] = weight.nbytes / max(weight.numel(), 1)
+        table = self._table(renamed)
+        return [PackedConverter(self, table)] if table else []
+
+    def _table(self, renamed: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+        assert self._decided is not None
+        decided, table = self._decided, {}
+        for module, origin in decided.evidence.names.items():
+            if module in decided.sharing.modules:
+                continue
+            weight = self.model.get_submodule(module).weight
+            target = f"{module}.weight.{next(iter(weight.storage()))}"
+            self._targets[target] = module
+            for key in decided.specs[module].tensors:
+                table[renamed[f"{origin}.{key}"]] = (target, key)
+        for route in decided.found.routes:
+            target = next(iter(route.targets))
+            if route.conversion is None and target in self._outputs:
+                table[renamed[route.sources[0]]] = (target, "weight")
+        return table
+
+    def changes(self, name: str) -> bool:
+        """Whether a float parameter is quantized, or feeds something that is."""
+        return name in self._outputs
+
+    def element_size(self, name: str) -> float | None:
+        """Bytes per element of a float parameter that will be packed; None for others."""
+        return self._sizes.get(name)
+
+    # -- carrying out --------------------------------------------------------------------
+
+    def convert(
+        self, target: str, tensors: Mapping[str, Tensor], missing: set[str] | None
+    ) -> dict[str, Tensor]:
+        """What becomes of the tensors collected for a target.
+
+        Returns:
+            The parameters that the loader is to put in place itself.
+        """
+        if target not in self._targets:
+            return self.quantize(target, tensors["weight"], missing)
+        assert self._decided is not None
+        module = self._targets[target]
+        core = self.quantizer.core
+        assert isinstance(core, WeightQuantizer)
+        weight = core.pack(self._decided.specs[module], tensors)
+        return self._put(module, weight, missing)
+
+    def quantize(self, name: str, tensor: Tensor, missing: set[str] | None) -> dict[str, Tensor]:
+        """Quantize a float parameter of the model, for every module that takes its bytes.
+
+        Returns:
+            The parameters that the loader is to put in place itself.
+        """
+        core = self.quantizer.core
+        assert self._decided is not None
+        assert isinstance(core, WeightQuantizer)
+        found: dict[str, Tensor] = {}
+        for output, spec in self._outputs.get(name, [(name, None)]):
+            if spec is None:
+                found[output] = tensor
+                continue
+            matrix = tensor.t().contiguous() if spec.kind == "conv1d" else tensor
+            weight = core.quantize(spec, matrix, matrix.device)
+            host(self.model, core, {_module(output): spec}, {})
+            _discard(missing, output)
+            found |= self._put(_module(output), weight, missing)
+        return found
+
+    def _put(
+        self, module: str, weight: PackedWeight, missing: set[str] | None
+    ) -> dict[str, Tensor]:
+        assert self._decided is not None
+        found: dict[str, Tensor] = {}
+        shared = self._decided.sharing.modules
+        for name in [module, *(n for n, owner in shared.items() if owner == module)]:
+            if name in self._decided.fresh and name != module:
+                host(self.model, self.quantizer.core, {name: self._decided.specs[name]}, {})
+                _discard(missing, f"{name}.weight")
+            place = self.quantizer.place(name)
+            apart = place != self.quantizer.place(module)
+            own = copy.deepcopy(weight) if apart else weight
+            found |= put_weight(self.model, name, own, place)
+            for key in [k for k in missing or () if k.startswith(f"{name}.weight.")]:
+                _discard(missing, key)
+        return found
+
+    # -- afterwards ------------------------------------------------------------------------
+
+    def finish(self, model: Any) -> Any:
+        """Complete a model that the loader has filled.
+
+        Raises:
+            CheckpointError: something was left without its value.
+        """
+        assert self._decided is not None
+        assert self._record is not None
+        conversions = getattr(model, "_weight_conversions", None)
+        if conversions is not None:
+            model._weight_conversions = [
+                c for c in conversions if not isinstance(c, PackedConverter)
+            ]
+        check_loaded(model, self._decided, self.quantizer.place)
+        finish(model, self._decided)
+        attach(model, self._record)
+        return self.quantizer.core.postprocess_model(model)
+
+
+def _opened(files: Sequence[str] | None) -> Checkpoint:
+    """The checkpoint that the files of a load are."""
+    if not files:
+        raise UnsupportedOperationError(
+            "a quantized model is loaded from files, whose headers say what is packed; save the "
+            "state_dict as safetensors and pass the folder"
+        )
+    paths = [Path(file) for file in files]
+    if len(paths) == 1:
+        return open_checkpoint(paths[0])
+    return open_checkpoint(paths[0].parent, files=[path.name for path in paths])
+
+
+def _renamed(checkpoint: Checkpoint, conversions: list[Any]) -> dict[str, str]:
+    """Every name of the checkpoint after the renamings, in the order of the loader.
+
+    Some renamings remember what they saw.
+    """
+    renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
+    found = {}
+    for name in sorted(checkpoint.tensors, key=dot_natural_key):
+        key = name
+        for renaming in renamings:
+            key, _ = renaming.rename_source_key(key)
+        found[name] = key
+    return found
+
+
+def _outputs(decided: Decision) -> dict[str, list[tuple[str, ModuleSpec | None]]]:
+    """Float parameter -> what takes its bytes, where that is not just itself."""
+    shared = decided.sharing.modules
+    found = {}
+    for name in decided.found.provided:
+        takers = [name, *(n for n, source in decided.sharing.copies.items() if source == name)]
+        takers = [taker for taker in takers if _module(taker) not in shared]
+        outputs = [(taker, decided.fresh.get(_module(taker))) for taker in takers]
+        if any(spec is not None for _, spec in outputs) or len(outputs) != 1:
+            found[name] = outputs
+    return found
+
+
+def _module(tensor: str) -> str:
+    return tensor.removesuffix(".weight")
+
+
+def _discard(missing: set[str] | None, name: str) -> None:
+    if missing is not None:
+        missing.discard(name)
