@@ -313,27 +313,32 @@ class TestErrors:
         with pytest.raises(CheckpointError, match="do not fit"):
             quantload.load_model(tmp_path)
 
-    def test_quantized_experts_are_refused(self, tmp_path: Path) -> None:
-        make(tmp_path, "mixtral", "MixtralForCausalLM", num_local_experts=4)
+    def test_packed_experts_that_a_class_runs_in_a_way_of_its_own(self, tmp_path: Path) -> None:
+        make(tmp_path, "jetmoe", "JetMoeForCausalLM", kv_channels=8)
         tensors = load_file(tmp_path / "model.safetensors")
-        name = next(n for n in tensors if "experts.0.w1.weight" in n)
-        weight = tensors.pop(name)
-        module = name.removesuffix(".weight")
-        tensors |= {f"{module}.weight": weight.to(torch.int8), f"{module}.SCB": torch.ones(48)}
+        experts = "model.layers.0.mlp.input_linear"
+        del tensors[f"{experts}.weight"]
+        tensors |= {
+            f"{experts}.0.up_proj.weight": torch.ones(96, 32, dtype=torch.int8),
+            f"{experts}.0.up_proj.SCB": torch.ones(96),
+        }
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
         edit(tmp_path, quantization_config={"load_in_8bit": True, "quant_method": "bitsandbytes"})
-        with pytest.raises(UnsupportedOperationError, match=r"experts\.0\.w1 is packed"):
+        with pytest.raises(
+            UnsupportedOperationError,
+            match=r"input_linear\.0\.up_proj is packed.*JetMoeParallelExperts computes",
+        ):
             quantload.load_model(tmp_path)
 
-    def test_experts_stay_float_when_quantizing_on_load(
+    def test_experts_of_such_a_class_stay_float_when_quantizing_on_load(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        model = make(tmp_path, "mixtral", "MixtralForCausalLM", num_local_experts=4)
+        model = make(tmp_path, "jetmoe", "JetMoeForCausalLM", kv_channels=8)
         ours = quantload.load_model(tmp_path, quantization_config={"load_in_8bit": True})
-        assert "experts stay float" in caplog.text
-        assert isinstance(ours.model.layers[0].self_attn.q_proj, QuantizedLinear)
-        experts = ours.model.layers[0].mlp.experts.gate_up_proj
-        assert torch.equal(experts, model.model.layers[0].mlp.experts.gate_up_proj)
+        assert "stay float: JetMoeParallelExperts computes its experts" in caplog.text
+        assert isinstance(ours.model.layers[0].self_attention.kv_proj, QuantizedLinear)
+        experts = ours.model.layers[0].mlp.input_linear.weight
+        assert torch.equal(experts, model.model.layers[0].mlp.input_linear.weight)
 
     def test_an_unknown_method_is_an_error(self, tmp_path: Path) -> None:
         make(tmp_path)

@@ -82,7 +82,7 @@ def load_model(
         CheckpointError: the checkpoint is damaged, or not that of its class.
         DeviceMapError: the device map cannot be carried out.
         UnknownMethodError, PluginError, ConfigError: the quantization cannot be resolved.
-        UnsupportedOperationError: something packed cannot be hosted (experts).
+        UnsupportedOperationError: something packed cannot be hosted.
     """
     verdict = check_requirement(TRANSFORMERS)
     if not verdict:

@@ -49,7 +49,7 @@ def packed_modules(
 
     Raises:
         CheckpointError: a packed module does not have the shape of the model's.
-        UnsupportedOperationError: what is packed cannot be hosted (experts).
+        UnsupportedOperationError: what is packed cannot be hosted.
     """
     found = Evidence()
     if not isinstance(quantizer, WeightQuantizer):
@@ -65,8 +65,8 @@ def packed_modules(
         if converted or (target in expected and not _hostable(target, expected[target])):
             raise UnsupportedOperationError(
                 f"{checkpoint.path}: {origin} is packed ({', '.join(sorted(tensors))}), and the "
-                f"model joins it with others into {target!r}; quantized experts and fused layers "
-                f"cannot be loaded yet: use a checkpoint that keeps them in float"
+                f"model joins it with others into {target!r}, which cannot be done to packed "
+                f"tensors: use a checkpoint that keeps them in float"
             )
         if target not in expected:
             for name in sorted(full):
@@ -143,8 +143,8 @@ def modules_to_quantize(
         logger.warning("%s: %s finds no module to quantize", report.source, quantizer.quant_method)
     report.left_float = _experts(model)
     if report.left_float:
-        logger.warning(
-            "%s: %d tensors of experts stay float, for quantized experts cannot be run yet: %s",
+        logger.info(
+            "%s: %d tensors of experts stay float: %s",
             report.source,
             len(report.left_float),
             ", ".join(report.left_float[:3]),

@@ -44,6 +44,23 @@ class Route:
     conversion: Conversion | None = None
 
 
+@dataclass(frozen=True)
+class Member:
+    """A checkpoint tensor that the model has in a stack of such tensors, one per expert.
+
+    Attributes:
+        stack: the model's name of the stack, whose first dimension counts the experts.
+        number: of the expert.
+        part: place among those that lie one after the other in the rows of an expert.
+        parts: how many of them there are.
+    """
+
+    stack: str
+    number: int
+    part: int = 0
+    parts: int = 1
+
+
 class NameMap(Protocol):
     """Says under which names a model keeps what a checkpoint holds."""
 
@@ -63,6 +80,9 @@ class NameMap(Protocol):
 
         It is asked for the weights of packed modules, which nothing may convert.
         """
+
+    def member(self, name: str, expected: Mapping[str, Tensor]) -> Member | None:
+        """Where one tensor lies in a stack, if stacking and joining is all that is done to it."""
 
 
 class PlainNames:
@@ -93,3 +113,11 @@ class PlainNames:
     ) -> tuple[str, bool]:
         """The renamed name; nothing is ever converted."""
         return self._rename(name), False
+
+    def member(
+        self,
+        name: str,
+        expected: Mapping[str, Tensor],
+    ) -> Member | None:
+        """None: nothing is ever stacked."""
+        return None

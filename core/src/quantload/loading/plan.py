@@ -13,6 +13,7 @@ from quantload.checkpoint.base import Checkpoint
 from quantload.loading import tying
 from quantload.loading.device_map import DeviceMap, resolve_device_map
 from quantload.loading.evidence import Evidence, modules_to_quantize, packed_modules
+from quantload.loading.experts import take_apart
 from quantload.loading.extras import wrap_modules
 from quantload.loading.matching import Match, match
 from quantload.loading.names import Route
@@ -25,7 +26,7 @@ from quantload.quantizers.base import HfQuantizer
 from quantload.quantizers.spec import ModuleSpec
 from quantload.quantizers.weight import WeightQuantizer
 
-HOST_CLASSES = ("QuantizedLinear", "QuantizedEmbedding")
+HOST_CLASSES = ("QuantizedLinear", "QuantizedEmbedding", "QuantizedExperts")
 
 
 @dataclass
@@ -189,6 +190,7 @@ def decide(
         quantizer.preprocess_model(model)
     if isinstance(quantizer, WeightQuantizer):
         wrap_modules(model, checkpoint, quantizer, traits)
+        traits = take_apart(model, checkpoint, quantizer, traits)
     expected = tensors_of(model)
     evidence = packed_modules(model, checkpoint, quantizer, traits, expected, report)
     found = match(checkpoint, evidence.taken, traits, expected, report)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from quantload.loading.names import NameMap, PlainNames
+from quantload.modules.experts import ExpertsLayout
+from quantload.verdict import Verdict
 
 
 def _never(name: str) -> bool:  # noqa: ARG001  a predicate
@@ -17,6 +19,10 @@ def _never(name: str) -> bool:  # noqa: ARG001  a predicate
 
 def _declared_dtype(name: str, tensor: Tensor) -> torch.dtype | None:  # noqa: ARG001
     return tensor.dtype
+
+
+def _no_experts(module: nn.Module) -> ExpertsLayout | Verdict | None:  # noqa: ARG001
+    return None
 
 
 @dataclass
@@ -34,6 +40,8 @@ class Traits:
             and to buffers that checkpoints do not hold.
         real_buffers: the buffers that checkpoints do not hold, computed anew on the CPU.
         no_split: names of module classes that stay on one device.
+        experts: how a module keeps experts in 3-D parameters; None where it keeps none,
+            a no with the reason where what it does with them is not known.
     """
 
     names: NameMap = field(default_factory=PlainNames)
@@ -44,3 +52,4 @@ class Traits:
     initialize: Callable[[nn.Module, list[str]], None] | None = None
     real_buffers: Callable[[], Mapping[str, Tensor]] | None = None
     no_split: tuple[str, ...] = ()
+    experts: Callable[[nn.Module], ExpertsLayout | Verdict | None] = _no_experts

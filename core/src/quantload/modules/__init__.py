@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from quantload.modules.embedding import QuantizedEmbedding
+from quantload.modules.experts import ExpertsLayout, QuantizedExperts
 from quantload.modules.hosts import dequantize_hosts, host_for, hosts_of, set_module
 from quantload.modules.linear import QuantizedLinear
 
 __all__ = [
+    "ExpertsLayout",
     "QuantizedEmbedding",
+    "QuantizedExperts",
     "QuantizedLinear",
     "dequantize_hosts",
     "host_for",

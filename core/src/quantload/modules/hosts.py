@@ -10,6 +10,7 @@ from torch import nn
 
 from quantload.errors import UnsupportedOperationError
 from quantload.modules.embedding import QuantizedEmbedding
+from quantload.modules.experts import QuantizedExperts
 from quantload.modules.linear import QuantizedLinear
 from quantload.modules.origin import Origin
 from quantload.quantizers.spec import ModuleSpec
@@ -88,4 +89,6 @@ def dequantize_hosts(model: nn.Module, dtype: torch.dtype | None = None) -> nn.M
             module.weight = shared[key]
         shared.setdefault(key, module.weight)  # type: ignore[arg-type]  # always a Parameter
         set_module(model, name, module)
+    for name, experts in [(n, m) for n, m in model.named_modules() if type(m) is QuantizedExperts]:
+        set_module(model, name, experts.joined(dtype))
     return model

@@ -9,6 +9,7 @@ become the parameters of the class: renamed, split, joined, transposed, or stack
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,10 @@ from transformers.core_model_loading import (
 )
 
 from quantload.errors import CheckpointError
-from quantload.loading.names import Route, Slot
+from quantload.loading.names import Member, Route, Slot
+
+_STACK, _JOIN = ("MergeModulelist", 0), ("Concatenate", 1)
+"""What is done to the matrices of experts, and along which dimension."""
 
 
 class TransformersNames:
@@ -72,6 +76,25 @@ class TransformersNames:
         """The model's name, and whether a converter would take the tensor."""
         renamed, pattern = self._renamed(name, expected)
         return renamed, pattern is not None
+
+    def member(self, name: str, expected: Mapping[str, Tensor]) -> Member | None:
+        """See `NameMap.member`."""
+        stack, pattern = self._renamed(name, expected)
+        if pattern is None:
+            return None
+        converter = next(c for c in self._converters if pattern in c.source_patterns)
+        operations = [
+            (type(one).__name__, getattr(one, "dim", None)) for one in converter.operations
+        ]
+        if operations not in ([_STACK], [_STACK, _JOIN]) or len(converter.target_patterns) != 1:
+            return None
+        key, _ = rename_source_key(name, self._renamings, [])
+        numbered = re.search(pattern.replace("*.", r"(?P<number>\d+)\."), key)
+        if numbered is None or "number" not in numbered.groupdict():
+            return None
+        patterns = converter.source_patterns
+        number = int(numbered["number"])
+        return Member(stack, number, patterns.index(pattern), len(patterns))
 
     def _renamed(self, name: str, expected: Mapping[str, Tensor]) -> tuple[str, str | None]:
         prefix = self._model.base_model_prefix

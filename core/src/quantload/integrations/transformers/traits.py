@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quantload.integrations.transformers.conversions import TransformersNames
+from quantload.integrations.transformers.experts import experts_layout
 from quantload.integrations.transformers.skeleton import buffer_source
 from quantload.loading.traits import Traits
 
@@ -31,6 +32,7 @@ def traits_of(model: Any, dtype: torch.dtype, names: TransformersNames | None = 
         initialize=_initialize,
         real_buffers=buffer_source(type(model), model.config, dtype),
         no_split=tuple(sorted(getattr(model, "_no_split_modules", None) or ())),
+        experts=experts_layout,
     )
 
 

@@ -1,0 +1,201 @@
+"""`QuantizedExperts`: experts that a class keeps in 3-D parameters, as layers to be packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ExpertsLayout:
+    """How a module keeps its experts, and what one of them computes.
+
+    An expert is `last(activation(first(x)))`, and both products have a 3-D parameter,
+    `[experts, out_features, in_features]`, in which those of all experts lie.
+
+    Attributes:
+        count: number of experts.
+        first: name of the parameter of the first product.
+        parts: names for the layers whose rows lie in it one after the other, in equal
+            numbers.
+        last: name of the parameter of the last product, and for its layer.
+        activation: the module and what the first product gave, `[rows, out_features]`
+            -> what goes into the last one. A function of a module, for it is pickled.
+        transposed: the parameters are `[experts, in_features, out_features]`.
+        first_bias: name of a parameter `[experts, out_features]`; "" where there is none.
+        last_bias: likewise.
+        norm: name of a child that is applied to what an expert gave; "" for none.
+    """
+
+    count: int
+    first: str
+    parts: tuple[str, ...]
+    last: str
+    activation: Callable[[nn.Module, Tensor], Tensor]
+    transposed: bool = False
+    first_bias: str = ""
+    last_bias: str = ""
+    norm: str = ""
+
+    @property
+    def stacks(self) -> dict[str, tuple[str, ...]]:
+        """Name of each 3-D parameter -> names of the layers that lie in it."""
+        return {self.first: self.parts, self.last: (self.last,)}
+
+    def split(self, stack: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The layers' names ("3.up_proj") and weights, as views.
+
+        Args:
+            stack: name of the 3-D parameter.
+            tensor: what it holds, or what is to become of it.
+        """
+        parts = self.stacks[stack]
+        for number, matrix in enumerate(tensor):
+            rows = matrix.t() if self.transposed else matrix
+            for part, own in zip(parts, rows.chunk(len(parts)), strict=True):
+                yield f"{number}.{part}", own
+
+    def join(self, stack: str, weights: list[list[Tensor]]) -> Tensor:
+        """The 3-D parameter from the weights of each expert's layers."""
+        matrices = [torch.cat(own) if len(own) > 1 else own[0] for own in weights]
+        joined = torch.stack(matrices)
+        return joined.transpose(1, 2).contiguous() if self.transposed else joined
+
+
+class Expert(nn.Module):
+    """The layers of one expert. `QuantizedExperts` runs them."""
+
+
+class QuantizedExperts(nn.Module):
+    """Takes the place of a module that keeps its experts in 3-D parameters.
+
+    Every expert is a child, named by its number, with a linear layer for each of its
+    matrices (`experts.3.up_proj`), as most checkpoints have them. Those layers are
+    ordinary ones: packed or float, each with a kernel, a device and adapters of its own.
+    Only experts that a token was sent to are run, one after the other.
+
+    Args:
+        layout: what the module says of its experts.
+        blueprint: the module itself, whose 3-D parameters are given up; it comes back
+            when the model is dequantized. On meta: the layers have no bytes either.
+    """
+
+    def __init__(self, layout: ExpertsLayout, blueprint: nn.Module) -> None:
+        super().__init__()
+        self.layout = layout
+        self.num_experts = layout.count
+        self.blueprint = (blueprint,)
+        self.training = blueprint.training
+        self._is_hf_initialized = True
+        for number in range(layout.count):
+            self.add_module(str(number), Expert())
+        for stack in layout.stacks:
+            parameter = blueprint._parameters[stack]
+            assert parameter is not None
+            for name, weight in layout.split(stack, parameter.detach()):
+                expert, _, part = name.partition(".")
+                self.get_submodule(expert).add_module(part, _linear(weight))
+            blueprint._parameters[stack] = None
+        for name, parameter in blueprint._parameters.items():
+            if parameter is not None:  # biases keep their names
+                self.register_parameter(name, parameter)
+        for name, child in blueprint.named_children():
+            self.add_module(name, child)
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """What the experts give that every token was sent to, weighted and added.
+
+        Args:
+            hidden_states: `[tokens, features]`.
+            top_k_index: `[tokens, choices]`, numbers of experts. One past the last
+                stands for an expert that another process has.
+            top_k_weights: `[tokens, choices]`.
+
+        Returns:
+            `[tokens, features]`, in the dtype of `hidden_states`.
+        """
+        found: Tensor = self._run(hidden_states, top_k_index, top_k_weights)
+        return found
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's own
+    def _run(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        # Which experts run is known only when it does, so it is not compiled.
+        tokens = chosen.shape[0]
+        flat = chosen.t().reshape(-1)
+        counts = torch.bincount(flat, minlength=self.num_experts).tolist()
+        order = flat.argsort(stable=True)
+        result = torch.zeros_like(x)
+        start = 0
+        for number, count in enumerate(counts[: self.num_experts]):
+            if not count:
+                continue
+            places = order[start : start + count]
+            start += count
+            rows = places % tokens
+            given = self._expert(number, x if tokens == 1 else x[rows])
+            given = given * weights[rows, places // tokens, None]
+            result.index_add_(0, rows, given.to(result))
+        return result
+
+    def _expert(self, number: int, x: Tensor) -> Tensor:
+        """What one expert gives for `[rows, features]`."""
+        layout = self.layout
+        parts = [self._layer(number, part)(x) for part in layout.parts]
+        inner = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        if layout.first_bias:
+            inner = inner + self._bias(layout.first_bias, number).to(inner)
+        (module,) = self.blueprint
+        outer: Tensor = self._layer(number, layout.last)(layout.activation(module, inner))
+        if layout.last_bias:
+            outer = outer + self._bias(layout.last_bias, number).to(outer)
+        if layout.norm:
+            outer = self.get_submodule(layout.norm)(outer)
+        return outer
+
+    def _layer(self, number: int, part: str) -> nn.Module:
+        expert = self._modules[str(number)]
+        layer = expert._modules[part] if expert is not None else None
+        assert layer is not None
+        return layer
+
+    def _bias(self, name: str, number: int) -> Tensor:
+        bias = self._parameters[name]
+        assert bias is not None
+        return bias[number]
+
+    def joined(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The module whose place this one takes, once all layers are float.
+
+        Args:
+            dtype: of the parameters; where None, that of the first layer.
+        """
+        (module,) = self.blueprint
+        for stack, parts in self.layout.stacks.items():
+            weights = [
+                [self.get_parameter(f"{number}.{part}.weight").detach() for part in parts]
+                for number in range(self.num_experts)
+            ]
+            wanted = dtype or weights[0][0].dtype
+            cast = [[weight.to(wanted) for weight in own] for own in weights]
+            module.register_parameter(
+                stack, nn.Parameter(self.layout.join(stack, cast), requires_grad=False)
+            )
+        for name, parameter in self._parameters.items():
+            assert parameter is not None
+            kept = nn.Parameter(parameter.detach().to(dtype or parameter.dtype), False)
+            module.register_parameter(name, kept)
+        return module.train(self.training)
+
+    def __repr__(self) -> str:
+        """All experts in one, where they are alike."""
+        experts = nn.ModuleList(self._modules[str(n)] for n in range(self.num_experts))  # type: ignore[misc]
+        return repr(experts).replace("ModuleList", type(self).__name__, 1)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    """A layer with nothing but a weight of this shape, on meta."""
+    rows, columns = weight.shape
+    return nn.Linear(columns, rows, bias=False, device="meta", dtype=weight.dtype)
