@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import ClassVar
+from unittest import mock
 
 import pytest
 import torch
@@ -121,6 +122,16 @@ def test_a_constant_input_does_not_bring_out_the_rounding_of_zero_points() -> No
     x = torch.ones(1, 2048, dtype=torch.bfloat16)
     error = (weight(x).double() - x.double() @ exact.T).abs().max()
     assert error < 0.01 * (x.double() @ exact.abs().T).max()
+
+
+@pytest.mark.parametrize("form", ["plain", "act-order", "offsets", "symmetric"])
+def test_rows_are_read_without_restoring_the_weight(form: str) -> None:
+    weight = made((128, 256), 64, form)
+    ids = torch.tensor([[3, 127], [40, 3]])
+    expected = weight(ids)
+    prepare(weight, "torch-int4")
+    with mock.patch.object(TorchInt4, "restore", side_effect=AssertionError("restored")):
+        assert torch.equal(weight(ids), expected)
 
 
 def test_the_crossing_is_data_and_sensible() -> None:

@@ -45,10 +45,12 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` is `[..., in_features]`; the result `[..., out_features]` has its dtype."""
-        y: Tensor = self.weight(x.to(self.weight.dtype))
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
-        return y.to(x.dtype)
+        weight, bias = self.weight, self.bias
+        dtype, wanted = x.dtype, weight.dtype
+        y: Tensor = weight(x if dtype == wanted else x.to(wanted))
+        if bias is not None:
+            y = y + bias.to(y.dtype)
+        return y if y.dtype == dtype else y.to(dtype)
 
     def extra_repr(self) -> str:
         """For `print(model)`."""

@@ -81,7 +81,8 @@ class PackedWeight(nn.Module):
 
     def linear(self, x: Tensor) -> Tensor:
         """`x @ W.T` for `x` of shape `[..., in_features]`, computed and returned in `x.dtype`."""
-        self._refuse_meta("multiply with")
+        if self.is_meta:
+            self._refuse_meta("multiply with")
         if self._kernel is not None:
             return self._kernel.linear(self, x)
         return linear_through(self, x)
@@ -169,12 +170,18 @@ class PackedWeight(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the storage is."""
-        return next((p.device for p in self._parameters.values() if p is not None), _CPU)
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                return parameter.device
+        return _CPU
 
     @property
     def is_meta(self) -> bool:
         """Whether the storage has no bytes yet (or has been offloaded)."""
-        return self.device.type == "meta"
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                return parameter.is_meta
+        return False
 
     @property
     def ndim(self) -> int:

@@ -36,9 +36,17 @@ def decode_rows(weight: AffineWeight, rows: slice | Tensor, dtype: torch.dtype) 
 
     `scale * (code - zero)` of a float16 or bfloat16 scale is exact in float32.
     """
-    columns = weight.shape[1]
+    return numbers(
+        weight, unpack_planes(weight.codes[rows], weight.bits, weight.shape[1]), rows, dtype
+    )
+
+
+def numbers(
+    weight: AffineWeight, plain: Tensor, rows: slice | Tensor, dtype: torch.dtype
+) -> Tensor:
+    """`decode_rows` of rows whose codes are at hand, uint8 `[n, in_features]`."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    codes = unpack_planes(weight.codes[rows], weight.bits, columns).to(wide)
+    codes = plain.to(wide)
     scales = weight.scales[rows].to(wide)
     zeros = weight.zero_points(rows).to(wide) if weight.offsets is None else None
     offsets = None if weight.offsets is None else weight.offsets[rows].to(wide)

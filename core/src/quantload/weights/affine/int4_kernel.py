@@ -70,7 +70,7 @@ class TorchInt4(Kernel):
         kept = {name: tensor for name, tensor in weight._parameters.items() if name != "codes"}
         return {
             **kept,
-            "int4": int4_order.pack(codes, int4_order.block_rows()),
+            "int4": int4_order.pack(codes, int4_order.block_rows()).view(affine.shape[0], -1),
             "pairs": _pairs(affine, runs),
             "run_groups": runs.to(torch.int32),
             "order": None if order is None else order.to(torch.int32),
@@ -81,26 +81,44 @@ class TorchInt4(Kernel):
         storage = weight._parameters
         packed, order = storage["int4"], storage["order"]
         assert packed is not None
-        codes = int4_order.rows_of(packed)
+        half = int4_order.block_rows() // 2
+        codes = int4_order.rows_of(packed.view(-1, 2 * packed.shape[1], half))
         if order is not None:
             codes = torch.empty_like(codes).index_copy_(1, order.long(), codes)
         kept = {name: tensor for name, tensor in storage.items() if name not in _OWN}
         return {"codes": pack_planes(codes, 4), **kept}
 
+    def codes_of_rows(self, weight: PackedWeight, ids: Tensor) -> Tensor:
+        """Codes uint8 `[len(ids), in_features]` of some rows; nothing else is restored."""
+        packed, order = weight._parameters["int4"], weight._parameters["order"]
+        assert packed is not None
+        codes = int4_order.some_rows(packed, ids, int4_order.block_rows())
+        if order is not None:
+            codes = torch.empty_like(codes).index_copy_(1, order.long(), codes)
+        return codes
+
     def linear(self, weight: PackedWeight, x: Tensor) -> Tensor:
         """See `Kernel.linear`."""
         own: dict[str, Any] = weight._parameters
-        traced = torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad)
-        run = int4_linear if traced else product
+        run: Any = product
+        if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
+            run = int4_linear
+        elif x.dtype == torch.bfloat16 and x.numel() == x.shape[-1] and own["order"] is None:
+            # One token: what Python does here is a good part of the time.
+            pairs, columns = own["pairs"], x.shape[-1]
+            row: Tensor = torch._weight_int4pack_mm_for_cpu(
+                x.reshape(1, columns), own["int4"], columns // pairs.shape[0], pairs
+            )
+            return row.view(*x.shape[:-1], row.shape[1])
         out: Tensor = run(
             x,
             own["int4"],
             own["pairs"],
             own["scales"],
-            own.get("zeros"),
-            own.get("offsets"),
+            own["zeros"],
+            own["offsets"],
             own["run_groups"],
-            own.get("order"),
+            own["order"],
         )
         return out
 

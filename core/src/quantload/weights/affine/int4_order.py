@@ -48,6 +48,13 @@ def rows_of(packed: Tensor) -> Tensor:
     return codes.view(blocks * half * 2, columns)
 
 
+def some_rows(packed: Tensor, ids: Tensor, block: int) -> Tensor:
+    """Codes uint8 `[len(ids), columns]` of some rows of packed `[rows, columns // 2]`."""
+    place, half = ids % block, block // 2
+    both = packed.view(-1, 2 * packed.shape[1], half)[ids // block, :, place % half]
+    return torch.where((place >= half)[:, None], both >> 4, both & 15)
+
+
 def _converted(codes: Tensor) -> Tensor:
     converted: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32), 1)
     return converted

@@ -8,16 +8,12 @@ from functools import cache
 from importlib.resources import files
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from quantload.weights.affine.int4_order import rows_of
+from quantload.weights.affine.int4_order import block_rows
 
-_ELEMENTS = 1 << 19
-"""Decoded at once: what fits the caches."""
-
-_FLOAT16_ROWS = 16
-"""From here on a CPU multiplies float16 faster by way of float32, and no less exactly."""
+_ELEMENTS = 3 << 19
+"""Decoded at once: what fits the caches, and is worth waking the threads for."""
 
 
 @cache
@@ -44,7 +40,7 @@ def product(
 
     Args:
         x: `[..., in_features]`.
-        int4: uint8 `[blocks, in_features, block // 2]`, see `int4_order`.
+        int4: uint8 `[out_features, in_features // 2]`, see `int4_order`.
         pairs: bfloat16 `[in_features // run, out_features, 2]`: the scale, and the value
             of code 8, of each run of columns.
         scales: `[out_features, groups]`, as in canonical storage.
@@ -58,16 +54,15 @@ def product(
         flat = flat.index_select(1, order)
     out: Tensor
     if flat.dtype == torch.bfloat16 and flat.shape[0] <= crossing():
-        run = flat.shape[1] // len(run_groups)
-        out = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            flat.contiguous(), int4.view(pairs.shape[1], -1), run, pairs
+        out = torch._weight_int4pack_mm_for_cpu(
+            flat.contiguous(), int4, flat.shape[1] // pairs.shape[0], pairs
         )
     else:
         out = flat.new_empty((flat.shape[0], pairs.shape[1]))
-        if flat.dtype == torch.float16 and flat.shape[0] >= _FLOAT16_ROWS:
+        if flat.dtype == torch.float16:  # which a CPU multiplies faster by way of float32
             flat = flat.float()
         for rows, decoded in decoded_blocks(int4, scales, zeros, offsets, run_groups, flat.dtype):
-            out[:, rows] = F.linear(flat, decoded)
+            out[:, rows] = flat @ decoded
     return out.view(*x.shape[:-1], pairs.shape[1])
 
 
@@ -82,9 +77,9 @@ def gradient(
 ) -> Tensor:
     """The gradient to `x` for one to the product: `grad @ W`."""
     flat = grad.reshape(-1, grad.shape[-1])
-    total = flat.new_zeros((flat.shape[0], int4.shape[1]), dtype=torch.float32)
+    total = flat.new_zeros((flat.shape[0], 2 * int4.shape[1]), dtype=torch.float32)
     for rows, decoded in decoded_blocks(int4, scales, zeros, offsets, run_groups, flat.dtype):
-        total += flat[:, rows] @ decoded
+        total += flat[:, rows] @ decoded.T
     if order is not None:
         total = torch.empty_like(total).index_copy_(1, order.long(), total)
     return total.to(grad.dtype).view(*grad.shape[:-1], -1)
@@ -98,25 +93,41 @@ def decoded_blocks(
     run_groups: Tensor,
     dtype: torch.dtype,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Runs of rows, and their weights `[n, in_features]`, columns sorted by group."""
-    blocks, columns, half = int4.shape
-    height = 2 * half
-    step = max(1, _ELEMENTS // (columns * height))
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    for start in range(0, blocks, step):
-        codes = rows_of(int4[start : start + step])
-        rows = slice(start * height, start * height + codes.shape[0])
-        grid = codes.to(wide).view(codes.shape[0], len(run_groups), -1)
-        if offsets is None:
-            grid -= 8.0 if zeros is None else _per_run(zeros[rows], run_groups, wide)
-        grid *= _per_run(scales[rows], run_groups, wide)
+    """Runs of rows, and the transpose of their weights `[in_features, n]`, sorted by group.
+
+    `code * scale + offset` is as exact in float32 as `(code - zero) * scale` where scales
+    have 16 bits, and one pass over the numbers less. A tensor is overwritten by the next.
+    """
+    columns, half = 2 * int4.shape[1], block_rows() // 2
+    packed = int4.view(-1, columns, half)
+    height, wide = 2 * half, torch.float64 if dtype == torch.float64 else torch.float32
+    step = min(len(packed), max(1, _ELEMENTS // (columns * height)))
+    space = int4.new_empty(step * columns * height, dtype=wide)
+    target = int4.new_empty((columns, step * height), dtype=dtype)
+    for start in range(0, len(packed), step):
+        part = packed[start : start + step]
+        rows = slice(start * height, (start + len(part)) * height)
+        numbers = space[: part.numel() * 2].view(len(part), columns, height)
+        numbers[..., :half] = part & 15
+        numbers[..., half:] = part >> 4
+        scale = scales[rows].to(wide)
         if offsets is not None:
-            grid += _per_run(offsets[rows], run_groups, wide)
-        yield rows, grid.view(codes.shape).to(dtype)
+            offset = offsets[rows].to(wide)
+        else:
+            offset = scale * (-8 if zeros is None else -zeros[rows].to(wide))
+        runs = numbers.view(len(part), len(run_groups), -1, height)
+        scale, offset = (_per_run(each, run_groups, height) for each in (scale, offset))
+        torch.addcmul(offset, runs, scale, out=runs)
+        decoded = target[:, : len(part) * height]
+        # Rounding and moving in one go would take torch many times as long.
+        decoded.view(columns, len(part), height).copy_(numbers.to(dtype).transpose(0, 1))
+        yield rows, decoded
 
 
-def _per_run(values: Tensor, run_groups: Tensor, dtype: torch.dtype) -> Tensor:
-    return values.index_select(1, run_groups).to(dtype)[..., None]
+def _per_run(values: Tensor, run_groups: Tensor, height: int) -> Tensor:
+    """`[n, groups]` as `[n // height, runs, 1, height]`."""
+    runs = values.index_select(1, run_groups).view(-1, height, len(run_groups))
+    return runs.transpose(1, 2).contiguous()[:, :, None]
 
 
 @torch.library.custom_op("quantload::affine_int4_cpu", mutates_args=())

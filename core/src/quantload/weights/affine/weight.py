@@ -306,9 +306,19 @@ class AffineWeight(PackedWeight):
         rows = decode.decode_rows(self, ids.reshape(-1), dtype)
         return rows.view(*ids.shape, self.shape[1])
 
+    def rows(self, ids: Tensor) -> Tensor:
+        """See `PackedWeight.rows`; from a kernel's arrangement without restoring it all."""
+        codes_of_rows = getattr(self._kernel, "codes_of_rows", None)
+        if codes_of_rows is None or not self._arranged:
+            return super().rows(ids)
+        self._refuse_meta("read rows of")
+        flat = ids.reshape(-1).to(self.device)
+        rows = decode.numbers(self, codes_of_rows(self, flat), flat, self.dtype)
+        return rows.view(*ids.shape, self.shape[1])
+
     def linear(self, x: Tensor) -> Tensor:
         """See `PackedWeight.linear`."""
-        if self.kernel is not None or self.is_meta:
+        if self._kernel is not None or self.is_meta:
             return super().linear(x)
         if self.device.type == "cpu":
             return decode.linear(self, x)
