@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantload.config.dtypes import DtypeField
     from quantload.config.fields import option
     from quantload.kernels.contract import Kernel, KernelSpec
+    from quantload.loading.parts import ModelParts
     from quantload.modules import QuantizedEmbedding, QuantizedLinear
     from quantload.quantizers.base import HfQuantizer
     from quantload.quantizers.parts import PartsQuantizer
@@ -90,6 +91,9 @@ class FormatPlugin:
         api: the `quantload.plugin.API` the reader was written for.
         reader: the `Checkpoint` subclass, as `"module:attribute"`; its classmethod
             `open(path, mmap=True)` opens a file of this suffix.
+        writer: a function that writes a model as one file, as `"module:attribute"`:
+            called with `ModelParts` and the path, which it makes. "" where the format is
+            only read.
         requires: PEP 508 requirements that must be met before it can run.
         summary: one line for listings.
     """
@@ -98,6 +102,7 @@ class FormatPlugin:
     reader: str
     requires: tuple[str, ...] = ()
     summary: str = ""
+    writer: str = ""
 
 
 _LAZY = {
@@ -105,6 +110,7 @@ _LAZY = {
     "HfQuantizer": "quantload.quantizers.base",
     "Kernel": "quantload.kernels.contract",
     "KernelSpec": "quantload.kernels.contract",
+    "ModelParts": "quantload.loading.parts",
     "ModuleSpec": "quantload.quantizers.spec",
     "PackedWeight": "quantload.weights.packed",
     "PartsQuantizer": "quantload.quantizers.parts",
@@ -131,6 +137,7 @@ __all__ = [
     "Kernel",
     "KernelPack",
     "KernelSpec",
+    "ModelParts",
     "ModuleSpec",
     "PackedWeight",
     "PartsQuantizer",

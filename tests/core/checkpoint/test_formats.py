@@ -91,7 +91,7 @@ def test_several_files_of_a_format_are_listed_and_a_split_one_is_one(plain):
     with open_checkpoint(plain) as opened:
         assert list(opened) == ["w-00001-of-00002"]
     (plain / "other.plain").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"other\.plain, w-00001-of-00002\.plain; open the"):
+    with pytest.raises(CheckpointError, match=r"other\.plain, w-00001-of-00002\.plain; choose one"):
         open_checkpoint(plain)
 
 

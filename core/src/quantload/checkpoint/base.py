@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quantload.checkpoint.companions import companion_files
 from quantload.checkpoint.jsonfile import parse_json, read_bytes
@@ -27,6 +27,16 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 
 
+class Origin(Protocol):
+    """What a model keeps of the file it came from, for the writer of the same format."""
+
+    def file_name(self) -> str:
+        """How the file is to be called in another folder."""
+
+    def companions(self) -> dict[str, bytes]:
+        """Files to put beside weights in another format: the tokenizer that is in it."""
+
+
 class Checkpoint(ABC):
     """Tensors in files, found without reading them.
 
@@ -42,6 +52,11 @@ class Checkpoint(ABC):
     """
 
     model_options: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def origin(self) -> Origin | None:
+        """What a model keeps of a file that says more than tensors, to be saved again."""
+        return None
 
     def __init__(self, path: Path, *, mmap: bool = True) -> None:
         self.path = path

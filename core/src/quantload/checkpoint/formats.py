@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 from quantload.checkpoint.base import Checkpoint
-from quantload.errors import MissingRequirementError, PluginLoadError
+from quantload.errors import MissingRequirementError, PluginLoadError, UnsupportedOperationError
 from quantload.plugin import FormatPlugin
 from quantload.registry import Resolved, registry
 from quantload.registry.known import known
@@ -24,15 +28,38 @@ def format_reader(suffix: str) -> type[Checkpoint]:
         PluginConflictError, PluginIncompatibleError, PluginLoadError: see `Registry`.
         MissingRequirementError: the plugin needs something that is not installed.
     """
+    resolved = _resolved(suffix)
+    reader = resolved.load(resolved.plugin.reader)
+    if not (isinstance(reader, type) and issubclass(reader, Checkpoint)):
+        raise PluginLoadError(
+            f"{resolved.record.provider}: {resolved.plugin.reader} should be a subclass of "
+            f"Checkpoint, found {reader!r}"
+        )
+    return reader
+
+
+def format_writer(suffix: str) -> Callable[[Any, Path], None]:
+    """The function that writes a model as a file of a suffix (without its dot).
+
+    It is called with `quantload.plugin.ModelParts` and the path that it is to make.
+
+    Raises:
+        UnsupportedOperationError: files of the format are only read.
+        UnknownMethodError, PluginError, MissingRequirementError: see `format_reader`.
+    """
+    resolved = _resolved(suffix)
+    if not resolved.plugin.writer:
+        raise UnsupportedOperationError(
+            f"{resolved.record.provider} reads .{suffix} files and writes none; save into a folder"
+        )
+    found: Callable[[Any, Path], None] = resolved.load(resolved.plugin.writer)
+    return found
+
+
+def _resolved(suffix: str) -> Any:
     record = registry.choose(FORMATS, suffix.lower())
     resolved = Resolved(record, registry.descriptor(record, FormatPlugin))
     verdict = resolved.verdict()
     if not verdict:
         raise MissingRequirementError(f"{record.provider} (for .{suffix} files): {verdict}")
-    reader = resolved.load(resolved.plugin.reader)
-    if not (isinstance(reader, type) and issubclass(reader, Checkpoint)):
-        raise PluginLoadError(
-            f"{record.provider}: {resolved.plugin.reader} should be a subclass of Checkpoint, "
-            f"found {reader!r}"
-        )
-    return reader
+    return resolved

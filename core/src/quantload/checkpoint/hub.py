@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from quantload.checkpoint.choosing import choose_file, models_in, parts_of, several
 from quantload.checkpoint.companions import companion_names
 from quantload.checkpoint.index import read_index
 from quantload.checkpoint.locate import is_index, locate_weights, no_weights
@@ -24,6 +25,8 @@ def fetch(
     variant: str | None,
     base_name: str | None,
     files: Sequence[str] | None,
+    file: str | None,
+    tag: str | None,
     weights: bool,
     code: bool,
     token: str | bool | None,
@@ -51,10 +54,13 @@ def fetch(
         here = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         wanted = companion_names(here, code=code)
         if files is not None:
-            wanted += [plain_name(file, f"{repo_id}: files") for file in files]
+            wanted += [plain_name(name, f"{repo_id}: files") for name in files]
+        elif file or tag:
+            chosen = choose_file(here, repo_id, file=file, tag=tag)
+            wanted += parts_of(chosen, here) if weights else []
         elif weights:
             located = _located(here, repo_id, variant, base_name)
-            wanted.append(located)
+            wanted += parts_of(located, here) if located in models_in(here) else [located]
             if is_index(located):
                 index = huggingface_hub.hf_hub_download(repo_id, prefix + located, **place)
                 wanted += sorted(set(read_index(Path(index)).values()))
@@ -82,9 +88,14 @@ def fetch(
 def _located(here: Sequence[str], repo_id: str, variant: str | None, base: str | None) -> str:
     names = [name for name in here if "/" not in name]
     located = locate_weights(names, repo_id, variant=variant, base_name=base)
-    if located is None:
-        raise no_weights(names, repo_id)
-    return located
+    if located is not None:
+        return located
+    models = models_in(names) or models_in(here)
+    if len(models) > 1:
+        raise several(models, repo_id)
+    if models and models[0] in names:
+        return models[0]
+    raise no_weights(names, repo_id)
 
 
 def _literal(name: str) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quantload.checkpoint.base import CONFIG, GENERATION_CONFIG, Checkpoint
+from quantload.checkpoint.choosing import models_in, several
 from quantload.checkpoint.folder import SafetensorsCheckpoint
 from quantload.checkpoint.formats import format_reader, known_suffixes
 from quantload.checkpoint.locate import (
-    PART,
     SUFFIX,
     is_index,
     is_pickle,
@@ -113,23 +113,12 @@ def _open_folder(
         return SafetensorsCheckpoint.open_index(folder, located, mmap=mmap)
     if located is not None:
         return SafetensorsCheckpoint.open_files(folder, [located], mmap=mmap)
-    suffixes = known_suffixes()
-    others = sorted(
-        name for name in names if name.lower().endswith(suffixes) and not _is_later_part(name)
-    )
+    others = models_in(names)
     if len(others) == 1:
         return _open_file(folder / others[0], mmap=mmap)
     if others:
-        raise CheckpointError(
-            f"{folder}: several files that could be the model: {', '.join(others)}; "
-            f"open the file itself"
-        )
+        raise several(others, str(folder))
     raise no_weights(names, str(folder))
-
-
-def _is_later_part(name: str) -> bool:
-    match = PART.fullmatch(name)
-    return match is not None and int(match["number"]) > 1
 
 
 def _stamps(*paths: Path) -> list[tuple[int, int, int] | None]:

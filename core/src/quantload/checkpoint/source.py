@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantload.checkpoint.choosing import find_file, split_tag
 from quantload.checkpoint.hub import fetch
 from quantload.errors import CheckpointError
 
@@ -21,6 +22,7 @@ def resolve_source(
     variant: str | None = None,
     base_name: str | None = None,
     files: Sequence[str] | None = None,
+    file: str | None = None,
     weights: bool = True,
     code: bool = False,
     token: str | bool | None = None,
@@ -30,9 +32,11 @@ def resolve_source(
 ) -> Path:
     """The local file or folder of a checkpoint.
 
-    A path that exists is itself. A string of the form `name` or `owner/name` is
-    otherwise an id on the hub: its configs, tokenizer files and those weights that
-    `open_checkpoint` would open are fetched into the hub cache, and nothing else.
+    A path that exists is itself. `"place:Q4_K_M"` is the one file of a folder or
+    repository whose name ends in that tag, where there are several of a format that a
+    plugin reads. A string of the form `name` or `owner/name` is otherwise an id on the
+    hub: its configs, tokenizer files and those weights that `open_checkpoint` would open
+    are fetched into the hub cache, and nothing else.
     `HF_HUB_OFFLINE` and the other variables of `huggingface_hub` apply.
 
     Args:
@@ -42,6 +46,8 @@ def resolve_source(
         variant: see `open_checkpoint`.
         base_name: see `open_checkpoint`.
         files: see `open_checkpoint`; any other file of the repository may be named, too.
+        file: the one file of the folder or repository that is the checkpoint, where each
+            is one of its own (`.gguf`); the first part of a split one.
         weights: False fetches only the files beside the weights.
         code: Python files too (`trust_remote_code`).
         token: for the hub; True takes the stored one.
@@ -53,10 +59,12 @@ def resolve_source(
         CheckpointError: it is neither on this machine nor on the hub, or cannot be
             fetched; what the hub's library said is chained.
     """
-    local = Path(checkpoint).expanduser()
-    name = os.fspath(checkpoint)
+    name, tag = os.fspath(checkpoint), None
+    if isinstance(checkpoint, str) and file is None:
+        name, tag = split_tag(checkpoint)
+    local = Path(name).expanduser()
     if name and local.exists():
-        return _subfolder(local, subfolder)
+        return _chosen(_subfolder(local, subfolder), file, tag)
     if not isinstance(checkpoint, str) or not _could_be_hub_id(name):
         raise CheckpointError(
             f"{name!r}: no such file or folder"
@@ -69,6 +77,8 @@ def resolve_source(
         variant=variant,
         base_name=base_name,
         files=files,
+        file=file,
+        tag=tag,
         weights=weights,
         code=code,
         token=token,
@@ -76,13 +86,22 @@ def resolve_source(
         local_files_only=local_files_only,
         allow_patterns=allow_patterns,
     )
-    return _subfolder(snapshot, subfolder)
+    found = _subfolder(snapshot, subfolder)
+    return _chosen(found, file, tag) if weights else found
 
 
 def _could_be_hub_id(name: str) -> bool:
     # "model.safetensors" has the form of an id, and is a file that is not there.
     looks_like_file = Path(name).suffix.lower() in (".safetensors", ".gguf", ".json", ".bin", ".pt")
     return bool(_HUB_ID.fullmatch(name)) and not looks_like_file
+
+
+def _chosen(path: Path, file: str | None, tag: str | None) -> Path:
+    if not file and not tag:
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: is a file; there is nothing to choose in it")
+    return find_file(path, file=file, tag=tag)
 
 
 def _subfolder(path: Path, subfolder: str | None) -> Path:

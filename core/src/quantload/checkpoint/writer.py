@@ -80,6 +80,7 @@ class CheckpointWriter:
         self._reserve = max(RESERVE, expected_tensors * entry_bound("x" * 40))
         self._shard: ShardWriter | None = None
         self._done: list[ShardWriter] = []
+        self._foreign = ""
         self._names: set[str] = set()
         self._companions: set[str] = set()
         self.folder = Path(folder)
@@ -134,6 +135,25 @@ class CheckpointWriter:
                     shutil.copyfileobj(source, copy)
         except OSError as error:
             raise self._failed(error) from error
+
+    def add_weights(self, name: str, write: Callable[[Path], None]) -> None:
+        """Put a file of another format where the weights are; tensors are not added then.
+
+        Args:
+            name: its name.
+            write: called with the path that it is to make.
+
+        Raises:
+            CheckpointError: the name is taken or not a plain one, or writing failed.
+        """
+        plain_name(name, f"{self.folder}: weights")
+        if name in self._companions or name.startswith(OURS) or self._names:
+            raise CheckpointError(f"{self.folder}: the file name {show(name)} is taken already")
+        try:
+            write(self._place.new / name)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._foreign = name
 
     def commit(self) -> Path:
         """Finish the files and put the checkpoint in place; returns its folder.
@@ -196,6 +216,8 @@ class CheckpointWriter:
 
     def _name_shards(self) -> str:
         """Give the files their names now that their number is known; returns the first to read."""
+        if self._foreign:
+            return self._foreign
         if not self._done:
             self._room_for("", 0)
             self._close_shard()

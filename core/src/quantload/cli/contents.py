@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantload.checkpoint import open_checkpoint, resolve_source
+from quantload.checkpoint.choosing import split_tag
 from quantload.config.stored import config_in, stored_config
 from quantload.errors import CheckpointError
 
@@ -50,6 +51,14 @@ def contents_of(
     path = Path(source).expanduser()
     if path.exists():
         return _local(source, path / subfolder if subfolder else path, variant)
+    place, tag = split_tag(source)
+    if tag is not None:
+        # One file of a folder, or of what is in the cache: it is not fetched to be looked at.
+        offline = not Path(place).expanduser().exists()
+        found = resolve_source(
+            source, revision=revision, subfolder=subfolder, local_files_only=offline
+        )
+        return _local(source, found, variant)
     folder = resolve_source(source, revision=revision, subfolder=subfolder, weights=False)
     try:
         return _local(source, folder, variant)

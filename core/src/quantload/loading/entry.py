@@ -29,6 +29,7 @@ def load_model(
     trust_remote_code: bool = False,
     revision: str | None = None,
     subfolder: str | None = None,
+    gguf_file: str | None = None,
     variant: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -45,7 +46,8 @@ def load_model(
     anything fails, no model is returned, files are closed and memory is given back.
 
     Args:
-        checkpoint: a folder, or a name on the hub.
+        checkpoint: a folder, a file, or a name on the hub; with a tag ("name:Q4_K_M") the
+            one `.gguf` file of it.
         quantization_config: the method to load with, or to quantize with on the way: a
             dict, a config object of quantload or `transformers`, or anything with
             `to_dict()`. What the checkpoint says of itself comes first.
@@ -61,6 +63,8 @@ def load_model(
         trust_remote_code: run the Python files of the checkpoint. Never without this.
         revision: branch, tag or commit on the hub.
         subfolder: folder inside the checkpoint.
+        gguf_file: the one file of a folder or repository to load, where there are
+            several; of a split one any part. "place:Q4_K_M" names it by its end.
         variant: "fp16" for `model.fp16.safetensors`.
         token: for the hub.
         cache_dir: of the hub.
@@ -104,6 +108,7 @@ def load_model(
         hub={
             "revision": revision,
             "subfolder": subfolder,
+            "file": gguf_file,
             "token": token,
             "cache_dir": cache_dir,
             "local_files_only": local_files_only,

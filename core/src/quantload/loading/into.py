@@ -39,6 +39,7 @@ def load_into(
     no_split_modules: Iterable[str] = (),
     revision: str | None = None,
     subfolder: str | None = None,
+    gguf_file: str | None = None,
     variant: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -73,6 +74,8 @@ def load_into(
         no_split_modules: names of classes whose modules stay on one device.
         revision: branch, tag or commit on the hub.
         subfolder: folder inside the checkpoint.
+        gguf_file: the one file of a folder or repository to load, where there are
+            several; of a split one any part. "place:Q4_K_M" names it by its end.
         variant: "fp16" for `model.fp16.safetensors`.
         token: for the hub.
         cache_dir: of the hub.
@@ -99,6 +102,7 @@ def load_into(
         checkpoint,
         revision=revision,
         subfolder=subfolder,
+        file=gguf_file,
         variant=variant,
         token=token,
         cache_dir=cache_dir,
@@ -145,6 +149,7 @@ def load_into(
         plan.specs,
         quantizer,
         plan.report,
+        origin=opened.origin,
     )
     attach(module, record)
     return plan.report

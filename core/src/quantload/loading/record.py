@@ -12,6 +12,7 @@ from quantload.loading.report import LoadReport
 from quantload.quantizers.spec import ModuleSpec
 
 if TYPE_CHECKING:
+    from quantload.checkpoint.base import Origin
     from quantload.quantizers.base import HfQuantizer
 
 _ATTRIBUTE = "_quantload"
@@ -31,6 +32,7 @@ class LoadRecord:
         quantizer: the method; None for a float model.
         report: how checkpoint and model differed.
         code: whether the checkpoint's Python files were trusted.
+        origin: see `Checkpoint.origin`.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class LoadRecord:
     quantizer: HfQuantizer | None
     report: LoadReport
     code: bool = False
+    origin: Origin | None = None
 
 
 def attach(model: nn.Module, record: LoadRecord) -> None:

@@ -12,8 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from quantload.checkpoint import companion_files, save_checkpoint
+from quantload.checkpoint.formats import format_writer, known_suffixes
+from quantload.checkpoint.onefile import replaced_file
+from quantload.checkpoint.writer import CheckpointWriter
 from quantload.errors import UnsupportedOperationError
 from quantload.loading.offload import fetched
+from quantload.loading.parts import ModelParts
 from quantload.loading.record import LoadRecord, is_transformers_model, record_of
 from quantload.loading.skeleton import tensors_of
 from quantload.modules import hosts_of
@@ -23,6 +27,7 @@ from quantload.quantizers.weight import WeightQuantizer
 
 logger = logging.getLogger(__name__)
 
+SHARD_SIZE = "5GB"
 _CONFIGS = ("config.json", "generation_config.json")
 _METHOD_CONFIGS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 
@@ -31,29 +36,35 @@ def save_model(
     model: nn.Module,
     folder: str | os.PathLike[str],
     *,
-    max_shard_size: int | str = "5GB",
+    max_shard_size: int | str | None = None,
     sync: bool = True,
 ) -> Path:
     """Write a model as a checkpoint in its method's own layout.
 
-    Tensors have the names and bytes they were loaded with; tied ones are written once.
-    Beside them go config (with the quantization config), generation config, tokenizer,
-    chat template and the other companions of the checkpoint it came from. The folder
-    appears as a whole or not at all; one that exists is replaced, also the one the
-    model was loaded from.
+    A path with the suffix of a format that a plugin writes (`.gguf`) becomes one file
+    of that format, with the tokenizer in it. Any other path becomes a folder: of
+    safetensors, or with one such file where that is the method's own format and has a
+    place for the model (not where `max_shard_size` is given).
+
+    In safetensors, tensors have the names and bytes they were loaded with; tied ones
+    are written once. Beside them go config (with the quantization config), generation
+    config, tokenizer, chat template and the other companions of the checkpoint it came
+    from. The folder or file appears as a whole or not at all; one that exists is
+    replaced, also the one the model was loaded from.
 
     Args:
         model: loaded with quantload, or any float model.
-        folder: where the checkpoint is to be.
-        max_shard_size: bytes of a file, a number or text like "5GB".
+        folder: where the checkpoint is to be: a folder, or a file such as `model.gguf`.
+        max_shard_size: bytes of a safetensors file, a number or text like "4GB"; "5GB"
+            where None.
         sync: wait until everything is on the disk, so that it survives a power cut.
 
     Returns:
-        The folder.
+        The folder or file.
 
     Raises:
-        UnsupportedOperationError: the method cannot write what it packed, or adapters
-            are attached.
+        UnsupportedOperationError: the method cannot write what it packed, the file's
+            format has no place for the model, or adapters are attached.
         CheckpointError: it could not be written; then nothing has changed.
     """
     if getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False):
@@ -62,14 +73,77 @@ def save_model(
             "their own library, and unload them or merge them before saving the model"
         )
     record = record_of(model)
+    suffix = Path(folder).suffix
+    if suffix.lower() in known_suffixes() and not Path(folder).is_dir():
+        return _save_file(model, record, Path(folder), max_shard_size, sync)
     quantizer = _quantizer(model, record)
+    companions = _companions(model, record, quantizer)
+    if quantizer is not None and quantizer.file_format and max_shard_size is None:
+        try:
+            return _save_beside(model, record, quantizer, folder, companions, sync)
+        except UnsupportedOperationError as error:
+            logger.info("%s is saved as safetensors: %s", folder, error)
     return save_checkpoint(
         folder,
         _tensors(model, record, quantizer),
-        companions=_companions(model, record, quantizer),
-        max_shard_size=max_shard_size,
+        companions=companions,
+        max_shard_size=max_shard_size or SHARD_SIZE,
         remove=() if quantizer is not None else _METHOD_CONFIGS,
         sync=sync,
+    )
+
+
+def _save_file(
+    model: nn.Module,
+    record: LoadRecord | None,
+    path: Path,
+    max_shard_size: int | str | None,
+    sync: bool,
+) -> Path:
+    """Write the file of a format that a plugin has."""
+    if max_shard_size is not None:
+        raise UnsupportedOperationError(
+            f"{path}: max_shard_size is for folders of safetensors; {path.suffix} files are "
+            f"written whole"
+        )
+    write = format_writer(path.suffix.removeprefix("."))
+    with replaced_file(path, sync=sync) as draft:
+        write(_parts(model, record), draft)
+    return path
+
+
+def _save_beside(
+    model: nn.Module,
+    record: LoadRecord | None,
+    quantizer: HfQuantizer,
+    folder: str | os.PathLike[str],
+    companions: Mapping[str, bytes | str | os.PathLike[str]],
+    sync: bool,
+) -> Path:
+    """Write a folder whose weights are a file of the method's own format."""
+    write = format_writer(quantizer.file_format)
+    origin = record.origin if record is not None else None
+    name = origin.file_name() if origin is not None else f"model.{quantizer.file_format}"
+    with CheckpointWriter(folder, remove=_METHOD_CONFIGS, sync=sync) as writer:
+        writer.add_weights(name, lambda path: write(_parts(model, record), path))
+        for companion, content in companions.items():
+            if companion not in _METHOD_CONFIGS:
+                writer.add_companion(companion, content)
+        return writer.commit()
+
+
+def _parts(model: nn.Module, record: LoadRecord | None) -> ModelParts:
+    tensors = tensors_of(model)
+    ignored = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
+    folder = record.folder if record is not None and record.folder.is_dir() else None
+    return ModelParts(
+        model=model,
+        weights={name: host.weight for name, host in hosts_of(model)},
+        tensors={name: tensor for name, tensor in tensors.items() if name not in ignored},
+        read=lambda name: _read(model, name, tensors[name]),
+        fetched=fetched,
+        origin=record.origin if record is not None else None,
+        folder=folder,
     )
 
 
@@ -189,7 +263,9 @@ def _companions(
     model: nn.Module, record: LoadRecord | None, quantizer: HfQuantizer | None
 ) -> dict[str, bytes | str | os.PathLike[str]]:
     found: dict[str, bytes | str | os.PathLike[str]] = {}
-    if record is not None and record.folder.is_dir():
+    if record is not None and record.origin is not None:
+        found.update(record.origin.companions())
+    elif record is not None and record.folder.is_dir():
         files = companion_files(record.folder, code=record.code)
         carried = quantizer is not None and quantizer.pre_quantized
         skipped = _CONFIGS if carried else (*_CONFIGS, *_METHOD_CONFIGS)

@@ -33,12 +33,15 @@ class HfQuantizer(ABC):
     Attributes:
         plugin: the descriptor it was made from; None when made by hand.
         requires_calibration: it cannot quantize a float weight without data.
+        file_format: suffix of the files that its models are saved in, where a plugin
+            writes them; "" for safetensors.
 
     Raises:
         ConfigError: the method needs calibration and the checkpoint is float.
     """
 
     requires_calibration: ClassVar[bool] = False
+    file_format: ClassVar[str] = ""
 
     def __init__(
         self,

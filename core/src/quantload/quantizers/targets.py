@@ -12,15 +12,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_SAME_AS_LINEAR = ("FalconLinear",)
+
+
 def module_kind(module: nn.Module) -> ModuleKind | None:
     """What kind of quantizable module this is; None for all others.
 
-    Subclasses of `nn.Linear` have forwards of their own and are left alone. GPT-2's
-    `Conv1D` is known by its name, for `transformers` need not be installed.
+    Subclasses of `nn.Linear` have forwards of their own and are left alone, but for
+    those that are known to do the same in another way. GPT-2's `Conv1D` is known by its
+    name, for `transformers` need not be installed.
     """
     from torch import nn
 
-    if type(module) is nn.Linear:
+    known = isinstance(module, nn.Linear) and type(module).__name__ in _SAME_AS_LINEAR
+    if type(module) is nn.Linear or known:
         return "linear"
     if type(module).__name__ == "Conv1D" and getattr(module, "nf", None) is not None:
         return "conv1d"

@@ -17,6 +17,7 @@ from quantload_gguf.architectures.facts import Facts
 from quantload_gguf.architectures.settings import types_config
 from quantload_gguf.container import GgufTensor
 from quantload_gguf.ggml import ggml_type
+from quantload_gguf.origin import Origin
 from quantload_gguf.reader import GgufFile
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class GgufModel(Checkpoint):
         except BaseException:
             file.close()
             raise
+
+    @property
+    def origin(self) -> Origin:
+        """What a model that is loaded from it keeps, so that it can be saved again."""
+        return self.file.origin
 
     @property
     def tensors(self) -> Mapping[str, ModelTensor]:

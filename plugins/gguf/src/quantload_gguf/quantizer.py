@@ -27,6 +27,7 @@ class GgufQuantizer(WeightQuantizer):
     """Reads blocks of every type; quantizes to the simple ones."""
 
     quantization_config: GgufConfig
+    file_format = "gguf"
 
     def __init__(self, quantization_config: GgufConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)

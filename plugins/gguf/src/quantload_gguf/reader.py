@@ -14,6 +14,7 @@ from quantload.checkpoint.rawfile import RawFile
 from quantload.errors import CheckpointError
 from quantload_gguf.container import Field, GgufTensor, Header, read_header
 from quantload_gguf.container.split import check_parts, parts_of
+from quantload_gguf.origin import Origin
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,7 @@ class GgufFile(Checkpoint):
         self._metadata = MappingProxyType({k: f.value for k, f in first.fields.items()})
         self.alignment = first.alignment
         self.big_endian = first.order == "big"
+        self._header = first
         self._config: dict[str, Any] | None = None  # kept: it needs the open file
 
     @classmethod
@@ -103,6 +105,12 @@ class GgufFile(Checkpoint):
                 f"{self.path}: expected general.architecture to name one, found {found!r}"
             )
         return found
+
+    @property
+    def origin(self) -> Origin:
+        """The metadata in a form that can be kept when the file is closed."""
+        kinds = frozenset(tensor.ggml_type.name for tensor in self._tensors.values())
+        return Origin.of(self.path, self._header, self.architecture, kinds)
 
     def config(self) -> dict[str, Any]:
         """The `config.json` of the model, made from the metadata.

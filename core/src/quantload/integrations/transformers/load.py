@@ -89,6 +89,7 @@ def load(
         quantizer,
         plan.report,
         code=trust_remote_code,
+        origin=opened.origin,
     )
     attach(model, record)
     return finish_model(model, plan, traits, quantizer, opened, trust_remote_code)

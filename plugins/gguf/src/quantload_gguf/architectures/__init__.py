@@ -30,6 +30,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 """`general.architecture` -> its description."""
 
+WRITTEN_AS = "quantload.architecture"
+"""What a model is whose file says Llama, for that is how all programs read it."""
+
 _NO_MODELS = {
     "clip": "the vision or audio part of a model (an mmproj file)",
     "mmproj": "the vision or audio part of a model (an mmproj file)",
@@ -57,9 +60,14 @@ def architecture_of(file: GgufFile) -> Architecture:
             f"{', '.join(sorted(ARCHITECTURES))}. Its tensors can be read one by one with "
             f"quantload_gguf.open_gguf()"
         )
-    if name == "llama" and Facts(file).whole("expert_count", 0):
-        return ARCHITECTURES["mixtral"]
+    if name == "llama":
+        facts = Facts(file)
+        if facts.whole("expert_count", 0):
+            return ARCHITECTURES["mixtral"]
+        said = file.metadata.get(WRITTEN_AS) == "mistral"
+        if said or facts.whole("attention.sliding_window", 0):
+            return ARCHITECTURES["mistral"]
     return found
 
 
-__all__ = ["ARCHITECTURES", "Architecture", "Facts", "architecture_of"]
+__all__ = ["ARCHITECTURES", "WRITTEN_AS", "Architecture", "Facts", "architecture_of"]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantload_gguf.architectures.facts import Facts
-from quantload_gguf.architectures.rope import rope_parameters
-from quantload_gguf.architectures.table import Rule, absent, number, rule, whole
+from quantload_gguf.architectures.keys import Keys
+from quantload_gguf.architectures.rope import ROPE
+from quantload_gguf.architectures.table import Rule, Setting, absent, number, rule, whole
 from quantload_gguf.architectures.transforms import Experts, Transform
 
 RMS = "attention.layer_norm_rms_epsilon"
@@ -16,22 +17,31 @@ FREQUENCIES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_sh
 LAYER = "model.layers.{i}"
 
 SIZES: Mapping[str, Any] = {
-    "vocab_size": lambda facts: facts.vocabulary,
+    "vocab_size": Setting(lambda facts: facts.vocabulary, lambda v, _, k: k.whole("vocab_size", v)),
     "hidden_size": whole("embedding_length"),
     "num_hidden_layers": whole("block_count"),
-    "num_attention_heads": lambda facts: facts.heads,
-    "num_key_value_heads": lambda facts: facts.kv_heads,
+    "num_attention_heads": Setting(lambda facts: facts.heads, whole("attention.head_count").write),
+    "num_key_value_heads": Setting(
+        lambda facts: facts.kv_heads, whole("attention.head_count_kv").write
+    ),
     "intermediate_size": whole("feed_forward_length"),
     "max_position_embeddings": whole("context_length"),
     "tie_word_embeddings": absent("output.weight"),
 }
 """Settings under the names that most config classes have for them."""
 
+
+def _write_head_dim(value: Any, config: Any, keys: Keys) -> None:
+    keys.whole("attention.key_length", value)
+    keys.whole("attention.value_length", value)
+    keys.whole("rope.dimension_count", value or config.hidden_size // config.num_attention_heads)
+
+
 LLAMA_LIKE: Mapping[str, Any] = {
     **SIZES,
-    "head_dim": lambda facts: facts.head_dim,
+    "head_dim": Setting(lambda facts: facts.head_dim, _write_head_dim),
     "rms_norm_eps": number(RMS),
-    "rope_parameters": rope_parameters,
+    "rope_parameters": ROPE,
 }
 
 ENDS = (
@@ -94,6 +104,9 @@ EXPERTS = (
 """A router, and the experts' projections as the classes of `transformers` 5 stack them."""
 
 
-def sliding_window(facts: Facts) -> int | None:
+def window_of(facts: Facts) -> int | None:
     """The window of attention; None where it reaches everywhere."""
     return facts.whole("attention.sliding_window", 0) or None
+
+
+SLIDING_WINDOW = Setting(window_of, whole("attention.sliding_window").write)

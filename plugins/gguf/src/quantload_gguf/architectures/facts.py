@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quantload.errors import CheckpointError
-from quantload_gguf.reader import GgufFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quantload.quantizers.spec import TensorHeader
 
 _ABSENT = object()
+
+
+class Described(Protocol):
+    """What facts are taken from: an open file, or one that is about to be written."""
+
+    @property
+    def path(self) -> Path:
+        """The file, for messages."""
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Key -> value."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorHeader]:
+        """Name -> header."""
+
+    def info(self, name: str) -> TensorHeader:
+        """The header of a name."""
+
+    def dequantize(self, name: str) -> Tensor:
+        """The numbers of a tensor."""
 
 
 class Facts:
@@ -17,7 +49,7 @@ class Facts:
         file: the open file.
     """
 
-    def __init__(self, file: GgufFile) -> None:
+    def __init__(self, file: Described) -> None:
         self._file = file
         self.architecture = file.architecture
         self.tensors = file.tensors
@@ -46,6 +78,11 @@ class Facts:
     def get(self, name: str, default: Any = None) -> Any:
         """The value of one of the model's own keys; floats without the noise of float32."""
         return clean(self._file.metadata.get(f"{self.architecture}.{name}", default))
+
+    def other(self, key: str) -> Any:
+        """The value of any key, where it is a number; None otherwise."""
+        value = self._file.metadata.get(key)
+        return clean(value) if isinstance(value, (int, float)) else None
 
     def whole(self, name: str, default: Any = _ABSENT) -> Any:
         """A whole number; an array of equal ones counts as one.

@@ -8,12 +8,14 @@ from quantload_gguf.architectures.common import (
     GATED_MLP,
     LAYER,
     LLAMA_LIKE,
+    SLIDING_WINDOW,
     attention,
-    sliding_window,
+    window_of,
 )
 from quantload_gguf.architectures.facts import Facts
-from quantload_gguf.architectures.rope import rope_parameters
-from quantload_gguf.architectures.table import Architecture, optional, rule
+from quantload_gguf.architectures.keys import Keys
+from quantload_gguf.architectures.rope import rope_parameters, write_rope
+from quantload_gguf.architectures.table import Architecture, Setting, optional, rule
 from quantload_gguf.architectures.transforms import MinusOne
 
 _PLUS_ONE = MinusOne()
@@ -48,7 +50,7 @@ def _layer_types(facts: Facts) -> list[str]:
     every = facts.get("attention.sliding_window_pattern", 6)
     if isinstance(every, list):
         return [_KINDS[bool(windowed)] for windowed in every]
-    if not sliding_window(facts):
+    if not window_of(facts):
         return [_KINDS[False]] * facts.blocks
     return [_KINDS[bool((i + 1) % every)] for i in range(facts.blocks)]
 
@@ -65,13 +67,26 @@ def _two_ropes(facts: Facts) -> dict[str, Any]:
     }
 
 
+def _write_layer_types(value: Any, config: Any, keys: Keys) -> None:
+    windowed = [kind == _KINDS[True] for kind in value]
+    if config.sliding_window and windowed != [bool((i + 1) % 6) for i in range(len(windowed))]:
+        keys.flags("attention.sliding_window_pattern", windowed)
+
+
+def _write_two_ropes(value: Any, config: Any, keys: Keys) -> None:
+    write_rope(value["full_attention"], config, keys)
+    base = value["sliding_attention"]["rope_theta"]
+    if base != 10000:
+        keys.number("rope.freq_base_swa", base)
+
+
 _SETTINGS = {
     **LLAMA_LIKE,
     "hidden_activation": "gelu_pytorch_tanh",
-    "query_pre_attn_scalar": _query_scale,
+    "query_pre_attn_scalar": Setting(_query_scale),
     "attn_logit_softcapping": optional("attn_logit_softcapping"),
     "final_logit_softcapping": optional("final_logit_softcapping"),
-    "sliding_window": sliding_window,
+    "sliding_window": SLIDING_WINDOW,
 }
 
 GEMMA2 = Architecture("gemma2", "Gemma2ForCausalLM", _SETTINGS, _RULES)
@@ -79,7 +94,11 @@ GEMMA2 = Architecture("gemma2", "Gemma2ForCausalLM", _SETTINGS, _RULES)
 GEMMA3 = Architecture(
     "gemma3_text",
     "Gemma3ForCausalLM",
-    {**_SETTINGS, "layer_types": _layer_types, "rope_parameters": _two_ropes},
+    {
+        **_SETTINGS,
+        "layer_types": Setting(_layer_types, _write_layer_types),
+        "rope_parameters": Setting(_two_ropes, _write_two_ropes),
+    },
     (
         *_RULES,
         rule(f"{LAYER}.self_attn.q_norm", "blk.{i}.attn_q_norm", how=_PLUS_ONE),

@@ -8,9 +8,9 @@ from quantload_gguf.architectures.common import (
     FREQUENCIES,
     GATED_MLP,
     LLAMA_LIKE,
+    SLIDING_WINDOW,
     TWO_NORMS,
     attention,
-    sliding_window,
 )
 from quantload_gguf.architectures.table import Architecture, present, whole
 from quantload_gguf.architectures.transforms import Rotary
@@ -33,7 +33,7 @@ LLAMA = Architecture(
 MISTRAL = Architecture(
     "mistral",
     "MistralForCausalLM",
-    {**LLAMA_LIKE, "hidden_act": "silu", "sliding_window": sliding_window},
+    {**LLAMA_LIKE, "hidden_act": "silu", "sliding_window": SLIDING_WINDOW},
     (*_ATTENTION, *GATED_MLP),
     FREQUENCIES,
 )
@@ -44,7 +44,7 @@ MIXTRAL = Architecture(
     {
         **LLAMA_LIKE,
         "hidden_act": "silu",
-        "sliding_window": sliding_window,
+        "sliding_window": SLIDING_WINDOW,
         "num_local_experts": whole("expert_count"),
         "num_experts_per_tok": whole("expert_used_count"),
     },

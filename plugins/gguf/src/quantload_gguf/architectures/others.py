@@ -13,14 +13,16 @@ from quantload_gguf.architectures.common import (
     LLAMA_LIKE,
     QK_NORMS,
     SIZES,
+    SLIDING_WINDOW,
     TWO_NORMS,
     attention,
-    sliding_window,
 )
 from quantload_gguf.architectures.facts import Facts
-from quantload_gguf.architectures.rope import rope_parameters
+from quantload_gguf.architectures.keys import Keys
+from quantload_gguf.architectures.rope import ROPE, rope_parameters, write_rope
 from quantload_gguf.architectures.table import (
     Architecture,
+    Setting,
     absent,
     number,
     present,
@@ -36,6 +38,15 @@ def _partial_rope(facts: Facts) -> dict[str, Any]:
     return {**rope_parameters(facts), "partial_rotary_factor": share}
 
 
+def _write_partial_rope(value: Any, config: Any, keys: Keys) -> None:
+    width = config.hidden_size // config.num_attention_heads
+    keys.whole("rope.dimension_count", int(value.get("partial_rotary_factor", 1.0) * width))
+    write_rope(value, config, keys)
+
+
+_PARTIAL_ROPE = Setting(_partial_rope, _write_partial_rope)
+
+
 def _first_context(facts: Facts) -> int:
     return int(facts.whole("rope.scaling.original_context_length", facts.whole("context_length")))
 
@@ -45,9 +56,11 @@ PHI3 = Architecture(
     "Phi3ForCausalLM",
     {
         **{key: value for key, value in LLAMA_LIKE.items() if key != "head_dim"},
-        "rope_parameters": _partial_rope,
-        "original_max_position_embeddings": _first_context,
-        "sliding_window": sliding_window,
+        "rope_parameters": _PARTIAL_ROPE,
+        "original_max_position_embeddings": Setting(
+            _first_context, whole("rope.scaling.original_context_length").write
+        ),
+        "sliding_window": SLIDING_WINDOW,
         "hidden_act": "silu",
     },
     (
@@ -61,6 +74,12 @@ PHI3 = Architecture(
     FREQUENCIES,
 )
 
+
+def _write_falcon_heads(value: Any, config: Any, keys: Keys) -> None:
+    grouped = config.new_decoder_architecture
+    keys.whole("attention.head_count_kv", value if grouped or not config.multi_query else 1)
+
+
 _FALCON = "transformer.h.{i}"
 _SECOND = "blk.{i}.attn_norm_2.weight"
 FALCON = Architecture(
@@ -71,15 +90,15 @@ FALCON = Architecture(
         "hidden_size": SIZES["hidden_size"],
         "num_hidden_layers": SIZES["num_hidden_layers"],
         "num_attention_heads": SIZES["num_attention_heads"],
-        "num_kv_heads": SIZES["num_key_value_heads"],
+        "num_kv_heads": Setting(lambda facts: facts.kv_heads, _write_falcon_heads),
         "ffn_hidden_size": SIZES["intermediate_size"],
         "max_position_embeddings": SIZES["max_position_embeddings"],
         "tie_word_embeddings": SIZES["tie_word_embeddings"],
         "layer_norm_epsilon": number(EPSILON),
-        "rope_parameters": rope_parameters,
-        "new_decoder_architecture": lambda facts: facts.kv_heads != 1,
-        "multi_query": lambda facts: facts.kv_heads == 1,
-        "num_ln_in_parallel_attn": lambda facts: 1 + facts.has("blk.0.attn_norm_2.weight"),
+        "rope_parameters": ROPE,
+        "new_decoder_architecture": Setting(lambda facts: facts.kv_heads != 1),
+        "multi_query": Setting(lambda facts: facts.kv_heads == 1),
+        "num_ln_in_parallel_attn": Setting(lambda f: 1 + f.has("blk.0.attn_norm_2.weight")),
         "parallel_attn": True,
         "alibi": False,
         "bias": present("blk.0.attn_qkv.bias"),
@@ -110,7 +129,10 @@ GPT2 = Architecture(
         "n_embd": whole("embedding_length"),
         "n_layer": whole("block_count"),
         "n_head": SIZES["num_attention_heads"],
-        "n_inner": whole("feed_forward_length"),
+        "n_inner": Setting(
+            whole("feed_forward_length").read,
+            lambda value, c, keys: keys.whole("feed_forward_length", value or 4 * c.n_embd),
+        ),
         "layer_norm_epsilon": number(EPSILON),
         "activation_function": "gelu_new",
         "tie_word_embeddings": absent("output.weight"),
@@ -135,8 +157,8 @@ STARCODER2 = Architecture(
     {
         **SIZES,
         "norm_epsilon": number(EPSILON),
-        "rope_parameters": rope_parameters,
-        "sliding_window": sliding_window,
+        "rope_parameters": ROPE,
+        "sliding_window": SLIDING_WINDOW,
         "use_bias": present("blk.0.attn_q.bias"),
         "hidden_act": "gelu_pytorch_tanh",
     },
@@ -156,10 +178,13 @@ STABLELM = Architecture(
     {
         **SIZES,
         "layer_norm_eps": number(EPSILON),
-        "rope_parameters": _partial_rope,
+        "rope_parameters": _PARTIAL_ROPE,
         "use_qkv_bias": present("blk.0.attn_q.bias"),
         "qk_layernorm": present("blk.0.attn_q_norm.weight"),
-        "use_parallel_residual": absent("blk.0.ffn_norm.weight"),
+        "use_parallel_residual": Setting(
+            absent("blk.0.ffn_norm.weight").read,
+            lambda value, _, keys: keys.flag("use_parallel_residual", value),
+        ),
         "hidden_act": "silu",
     },
     (
@@ -180,7 +205,7 @@ COMMAND_R = Architecture(
         **SIZES,
         "layer_norm_eps": number(EPSILON),
         "logit_scale": number("logit_scale"),
-        "rope_parameters": rope_parameters,
+        "rope_parameters": ROPE,
         "use_qk_norm": present("blk.0.attn_q_norm.weight"),
         "attention_bias": present("blk.0.attn_q.bias"),
         "hidden_act": "silu",
@@ -205,8 +230,13 @@ BERT = Architecture(
         "num_hidden_layers": SIZES["num_hidden_layers"],
         "num_attention_heads": SIZES["num_attention_heads"],
         "intermediate_size": SIZES["intermediate_size"],
-        "max_position_embeddings": lambda facts: facts.shape("position_embd.weight")[0],
-        "type_vocab_size": lambda facts: facts.shape("token_types.weight")[0],
+        "max_position_embeddings": Setting(
+            lambda facts: facts.shape("position_embd.weight")[0], whole("context_length").write
+        ),
+        "type_vocab_size": Setting(
+            lambda facts: facts.shape("token_types.weight")[0],
+            lambda value, _, keys: keys.put("tokenizer.ggml.token_type_count", value),
+        ),
         "layer_norm_eps": number(EPSILON),
         "hidden_act": "gelu",
     },
@@ -226,4 +256,6 @@ BERT = Architecture(
     ),
     # Converters leave the pooler out: the model ends in the hidden states.
     options={"add_pooling_layer": False},
+    left_out=("pooler.",),
+    constants={"attention.causal": False},
 )

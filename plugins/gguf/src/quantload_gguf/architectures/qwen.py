@@ -14,7 +14,7 @@ from quantload_gguf.architectures.common import (
     attention,
 )
 from quantload_gguf.architectures.facts import Facts
-from quantload_gguf.architectures.table import Architecture, present, rule, whole
+from quantload_gguf.architectures.table import Architecture, Setting, present, rule, whole
 from quantload_gguf.architectures.transforms import OneRow
 
 _BASE = (*ENDS, *TWO_NORMS, *attention())
@@ -35,7 +35,7 @@ def _shared_width(facts: Facts) -> int:
 _SPARSE = {
     "num_experts": whole("expert_count"),
     "num_experts_per_tok": whole("expert_used_count"),
-    "moe_intermediate_size": _expert_width,
+    "moe_intermediate_size": Setting(_expert_width, whole("expert_feed_forward_length").write),
     "decoder_sparse_step": 1,
     "mlp_only_layers": [],
 }
@@ -56,7 +56,9 @@ QWEN2MOE = Architecture(
     {
         **_DENSE,
         **_SPARSE,
-        "shared_expert_intermediate_size": _shared_width,
+        "shared_expert_intermediate_size": Setting(
+            _shared_width, whole("expert_shared_feed_forward_length").write
+        ),
         "norm_topk_prob": False,  # as every published model of this architecture has it
         "qkv_bias": present("blk.0.attn_q.bias"),
     },

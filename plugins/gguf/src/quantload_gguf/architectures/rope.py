@@ -12,10 +12,19 @@ from typing import Any
 
 from quantload.errors import CheckpointError
 from quantload_gguf.architectures.facts import Facts
+from quantload_gguf.architectures.keys import Keys
+from quantload_gguf.architectures.table import Setting
 
 FACTORS = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 
+_ORIGINAL = "original_max_position_embeddings"
+# Written beside the factors, from which they cannot always be told.
+_LLAMA3 = {
+    "low_freq_factor": "quantload.rope.low_freq_factor",
+    "high_freq_factor": "quantload.rope.high_freq_factor",
+    _ORIGINAL: "quantload.rope.original_context_length",
+}
 _YARN = {
     "extrapolation_factor": "yarn_ext_factor",
     "attention_factor": "yarn_attn_factor",
@@ -81,7 +90,9 @@ def _longrope(facts: Facts) -> dict[str, Any]:
 
 def _by_factors(facts: Facts, factors: Sequence[float], base: float) -> dict[str, Any]:
     """The settings of Llama 3 that give these factors, or the factors themselves."""
-    fitted = llama3_settings(factors, base)
+    said = [facts.other(key) for key in _LLAMA3.values()]
+    known = [(float(said[0]), float(said[1]), int(said[2]))] if all(said) else []
+    fitted = llama3_settings(factors, base, known)
     if fitted is not None:
         return fitted
     return {
@@ -94,7 +105,79 @@ def _by_factors(facts: Facts, factors: Sequence[float], base: float) -> dict[str
     }
 
 
-def llama3_settings(factors: Sequence[float], base: float) -> dict[str, Any] | None:
+def write_rope(value: Any, config: Any, keys: Keys) -> None:
+    """The other way: base and stretching of a config into keys and lists of factors.
+
+    Kinds that files have no words for are left out; whoever writes compares what
+    reading gives with the config.
+    """
+    kind = value.get("rope_type", "default")
+    keys.number("rope.freq_base", value.get("rope_theta"))
+    if kind in ("linear", "yarn", "longrope"):
+        keys.own_text("rope.scaling.type", kind)
+    if kind in ("linear", "yarn"):
+        keys.number("rope.scaling.factor", value["factor"])
+    if kind == "yarn":
+        _write_original(value, config, keys)
+        for name, key in _YARN.items():
+            keys.number(f"rope.scaling.{key}", value.get(name))
+    if kind == "llama3":
+        width = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        keys.factors[FACTORS] = llama3_factors(
+            width // 2,
+            value["rope_theta"],
+            value["factor"],
+            value["low_freq_factor"],
+            value["high_freq_factor"],
+            value["original_max_position_embeddings"],
+        )
+        for name, key in _LLAMA3.items():
+            keys.put(key, value[name] if name == _ORIGINAL else float(value[name]))
+    if kind == "longrope" and _same_everywhere(value):
+        keys.fields.pop(f"{keys.architecture}.rope.scaling.type")
+        keys.factors[FACTORS] = list(value["long_factor"])
+    elif kind == "longrope":
+        _write_original(value, config, keys)
+        keys.factors[LONG] = list(value["long_factor"])
+        keys.factors[SHORT] = list(value["short_factor"])
+        keys.number("rope.scaling.attn_factor", _longrope_attention(value, config))
+
+
+def _same_everywhere(value: Any) -> bool:
+    """Whether it is a list of factors that holds for every length; see `_by_factors`."""
+    same = value["long_factor"] == value["short_factor"] and value.get("attention_factor") == 1
+    return bool(same and value.get("factor") == 1)
+
+
+def _write_original(value: Any, config: Any, keys: Keys) -> None:
+    original = value.get("original_max_position_embeddings")
+    original = original or getattr(config, "original_max_position_embeddings", None)
+    keys.whole("rope.scaling.original_context_length", original or config.max_position_embeddings)
+
+
+def _longrope_attention(value: Any, config: Any) -> float:
+    """What cosines and sines are multiplied with, as `transformers` works it out."""
+    if value.get("attention_factor") is not None:
+        return float(value["attention_factor"])
+    original = value.get("original_max_position_embeddings")
+    original = original or getattr(config, "original_max_position_embeddings", None)
+    factor = value.get("factor")
+    if original:
+        factor = config.max_position_embeddings / original
+    if not factor or factor <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(factor) / math.log(original or config.max_position_embeddings))
+
+
+ROPE = Setting(rope_parameters, write_rope)
+"""The usual way of both."""
+
+
+def llama3_settings(
+    factors: Sequence[float], base: float, known: Sequence[tuple[float, float, int]] = ()
+) -> dict[str, Any] | None:
     """The `llama3` parameters behind a list of factors; None where there are none.
 
     Frequencies of short waves are kept (factor 1), those of long waves divided by
@@ -105,11 +188,12 @@ def llama3_settings(factors: Sequence[float], base: float) -> dict[str, Any] | N
     Args:
         factors: one per pair of rotary dimensions.
         base: of the rotary frequencies.
+        known: low factor, high factor and first context, to be tried first.
     """
     largest = max(factors)
     if largest <= 1:
         return None
-    candidates = [(1.0, 4.0, 8192)]
+    candidates = [*known, (1.0, 4.0, 8192)]
     slopes = _blend(factors, base)
     if slopes is not None:
         slope, offset = slopes  # smooth = slope / wavelength - offset

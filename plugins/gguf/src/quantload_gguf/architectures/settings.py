@@ -8,10 +8,12 @@ from typing import Any
 
 from quantload_gguf.architectures import architecture_of
 from quantload_gguf.architectures.facts import Facts
-from quantload_gguf.architectures.table import OMIT
+from quantload_gguf.architectures.table import OMIT, Setting
 from quantload_gguf.reader import GgufFile
 
 _TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+COMPUTE_DTYPE = "quantload.dtype"
+"""The dtype that a model computed in that was written here."""
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -29,7 +31,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         "dtype": compute_dtype(file),
     }
     for key, setting in architecture.config.items():
-        value = setting(facts) if callable(setting) else setting
+        value = setting.read(facts) if isinstance(setting, Setting) else setting
         if value is not OMIT:
             found[key] = value
     # A default of the class would name tokens of another vocabulary.
@@ -40,9 +42,12 @@ def config_of(file: GgufFile) -> dict[str, Any]:
 def compute_dtype(file: GgufFile) -> str:
     """The dtype to compute in: that of most numbers, bfloat16 where those are packed.
 
-    Nearly every model was bfloat16 before it was quantized, and it is finer than what
-    quantizing left.
+    Files written here say it. Nearly every model was bfloat16 before it was quantized,
+    and it is finer than what quantizing left.
     """
+    said = file.metadata.get(COMPUTE_DTYPE)
+    if said in _DTYPES.values():
+        return str(said)
     sizes: Counter[str] = Counter()
     for tensor in file.tensors.values():
         sizes[tensor.dtype if not tensor.ggml_type.packed else "packed"] += tensor.numel

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantload_gguf.architectures.facts import Facts
+from quantload_gguf.architectures.keys import Keys
 from quantload_gguf.architectures.transforms import Transform
 
 SUFFIXES = (".weight", ".bias")
@@ -46,10 +47,24 @@ def rule(
     return Rule(target, ((source,),), how, needs=needs, excludes=excludes)
 
 
-Setting = Callable[[Facts], Any]
-"""A value of the config, from the facts; `OMIT` leaves the key out."""
+Read = Callable[[Facts], Any]
+Write = Callable[[Any, Any, Keys], None]
 
 OMIT = object()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value of the config, and where files have it.
+
+    Attributes:
+        read: gives the value; `OMIT` leaves it out of the config.
+        write: puts a value into the metadata: called with the value, the whole config
+            and the keys. None where the tensors or other keys say it.
+    """
+
+    read: Read
+    write: Write | None = None
 
 
 @dataclass(frozen=True)
@@ -59,10 +74,12 @@ class Architecture:
     Attributes:
         model_type: of the config.
         model_class: the class of `transformers`.
-        config: key of the config -> a value, or what gives it.
+        config: key of the config -> a value, or the setting that gives it.
         rules: where the model's tensors come from.
         ignored: tensors of the file that the model has no use for (`{i}` is the layer).
         options: arguments that the class is built with.
+        left_out: beginnings of names of tensors of the class that files do not hold.
+        constants: settings of the file that no config has, by their keys.
     """
 
     model_type: str
@@ -71,32 +88,36 @@ class Architecture:
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
 
 
 def whole(key: str, default: Any = None) -> Setting:
     """A whole number of the metadata."""
-    if default is None:
-        return lambda facts: facts.whole(key)
-    return lambda facts: facts.whole(key, default)
+    found = _given(default)
+    return Setting(lambda facts: facts.whole(key, *found), lambda v, _, keys: keys.whole(key, v))
 
 
 def number(key: str, default: Any = None) -> Setting:
     """A number of the metadata."""
-    if default is None:
-        return lambda facts: facts.number(key)
-    return lambda facts: facts.number(key, default)
+    found = _given(default)
+    return Setting(lambda facts: facts.number(key, *found), lambda v, _, keys: keys.number(key, v))
 
 
 def optional(key: str) -> Setting:
-    """A value of the metadata, left out of the config where there is none."""
-    return lambda facts: facts.get(key, OMIT)
+    """A number of the metadata, left out of the config where there is none."""
+    return Setting(lambda facts: facts.get(key, OMIT), lambda v, _, keys: keys.number(key, v))
 
 
 def present(tensor: str) -> Setting:
     """Whether the file holds a tensor."""
-    return lambda facts: facts.has(tensor)
+    return Setting(lambda facts: facts.has(tensor))
 
 
 def absent(tensor: str) -> Setting:
     """Whether the file lacks a tensor."""
-    return lambda facts: not facts.has(tensor)
+    return Setting(lambda facts: not facts.has(tensor))
+
+
+def _given(default: Any) -> tuple[Any, ...]:
+    return () if default is None else (default,)

@@ -39,6 +39,10 @@ class Transform:
         """Some rows of the result. The last dimension of packed tensors is in bytes."""
         raise NotImplementedError
 
+    def revert(self, tensor: Tensor, facts: Facts) -> list[Tensor]:
+        """The other way: the tensors of the file, in the order of the rule's sources."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class RowOrder(Transform):
@@ -52,6 +56,11 @@ class RowOrder(Transform):
         """See `Transform.apply`."""
         (tensor,) = tensors
         return tensor.index_select(0, self.order(tensor.shape[0], facts)[rows])
+
+    def revert(self, tensor: Tensor, facts: Facts) -> list[Tensor]:
+        """See `Transform.revert`."""
+        places = self.order(tensor.shape[0], facts).argsort()
+        return [tensor.index_select(0, places.to(tensor.device))]
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,10 @@ class MinusOne(Transform):
 
         return tensors[0][rows].to(torch.float32) - 1
 
+    def revert(self, tensor: Tensor, facts: Facts) -> list[Tensor]:
+        """See `Transform.revert`."""
+        return [tensor.float() + 1]
+
 
 @dataclass(frozen=True)
 class Turned(Transform):
@@ -125,6 +138,10 @@ class Turned(Transform):
         (tensor,) = tensors
         return tensor.movedim(0, -1)[rows].contiguous() if tensor.dim() > 1 else tensor[rows]
 
+    def revert(self, tensor: Tensor, facts: Facts) -> list[Tensor]:
+        """See `Transform.revert`."""
+        return [tensor.movedim(-1, 0).contiguous() if tensor.dim() > 1 else tensor]
+
 
 @dataclass(frozen=True)
 class OneRow(Transform):
@@ -138,6 +155,10 @@ class OneRow(Transform):
         """See `Transform.apply`."""
         (tensor,) = tensors
         return (tensor.unsqueeze(0) if tensor.dim() == 1 else tensor)[rows]
+
+    def revert(self, tensor: Tensor, facts: Facts) -> list[Tensor]:
+        """See `Transform.revert`."""
+        return [tensor.squeeze(0)]
 
 
 @dataclass(frozen=True)
@@ -195,3 +216,7 @@ class Experts(Transform):
         each = len(tensors) // self.parts
         lots = [list(tensors[i : i + each][rows]) for i in range(0, len(tensors), each)]
         return torch.cat([torch.stack(lot) for lot in lots], dim=1)
+
+    def revert(self, tensor: Tensor, facts: Facts) -> list[Tensor]:
+        """See `Transform.revert`."""
+        return list(tensor.chunk(self.parts, dim=1))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quantload_gguf.container.header import Header, read_header
+from quantload_gguf.container.header import Header, kept_fields, read_header
 from quantload_gguf.container.tensors import GgufTensor
 from quantload_gguf.container.values import Field, ValueType
 
-__all__ = ["Field", "GgufTensor", "Header", "ValueType", "read_header"]
+__all__ = ["Field", "GgufTensor", "Header", "ValueType", "kept_fields", "read_header"]

@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 from quantload.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from quantload.checkpoint.rawfile import RawFile
 
 ByteOrder = Literal["little", "big"]
 
 FIRST_READ = 1 << 18
 MAX_HEADER_BYTES = 1 << 27
 """Larger headers are damage: the largest vocabularies take some tens of megabytes."""
+
+
+class Source(Protocol):
+    """Where a header is read from: an open file, or bytes that were kept of one.
+
+    Attributes:
+        path: the file, for messages.
+        size: in bytes.
+    """
+
+    path: Path
+    size: int
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill `target` from `offset` on."""
+
+
+class Kept:
+    """Bytes of a header that was read before.
+
+    Args:
+        path: the file they are from.
+        data: the bytes.
+    """
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.path, self.size, self._data = path, len(data), data
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """See `Source.read_into`."""
+        target[:] = memoryview(self._data)[offset : offset + len(target)]
 
 
 class Cursor:
@@ -24,7 +53,7 @@ class Cursor:
         raw: the open file.
     """
 
-    def __init__(self, raw: RawFile) -> None:
+    def __init__(self, raw: Source) -> None:
         self.raw = raw
         self.at = 0
         self._read = bytearray()
@@ -38,6 +67,10 @@ class Cursor:
     @order.setter
     def order(self, value: ByteOrder) -> None:
         self._order = "<" if value == "little" else ">"
+
+    def since(self, start: int) -> bytes:
+        """What was taken from a place on."""
+        return bytes(memoryview(self._read)[start : self.at])
 
     @property
     def remaining(self) -> int:

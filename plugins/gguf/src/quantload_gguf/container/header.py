@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantload.checkpoint.paths import show
 from quantload.errors import CheckpointError
-from quantload_gguf.container.cursor import ByteOrder, Cursor
+from quantload_gguf.container.cursor import ByteOrder, Cursor, Kept
 from quantload_gguf.container.tensors import GgufTensor, check_places, read_entry
 from quantload_gguf.container.values import Field, Values
 
@@ -40,6 +41,7 @@ class Header:
         alignment: of the tensors, in bytes.
         fields: the metadata with its types, in file order.
         tensors: name -> tensor, in the order of the table.
+        raw_fields: the metadata as it stands in the file; see `kept_fields`.
     """
 
     version: int
@@ -47,6 +49,7 @@ class Header:
     alignment: int
     fields: Mapping[str, Field]
     tensors: Mapping[str, GgufTensor]
+    raw_fields: bytes = b""
 
 
 def read_header(raw: RawFile) -> Header:
@@ -63,7 +66,9 @@ def read_header(raw: RawFile) -> Header:
     field_count = cursor.integer("Q", "the number of metadata entries")
     _plausible(cursor, tensor_count, "tensors", _SMALLEST_ENTRY, MAX_TENSORS)
     _plausible(cursor, field_count, "metadata entries", _SMALLEST_FIELD, MAX_KEYS)
+    begin = cursor.at
     fields = _fields(cursor, field_count)
+    raw_fields = cursor.since(begin)
     alignment = _alignment(cursor, fields.get(ALIGNMENT_KEY))
     entries = {}
     for _ in range(tensor_count):
@@ -85,7 +90,21 @@ def read_header(raw: RawFile) -> Header:
         )
         for e in entries.values()
     }
-    return Header(version, cursor.order, alignment, fields, tensors)
+    return Header(version, cursor.order, alignment, fields, tensors, raw_fields)
+
+
+def kept_fields(path: Path, header: bytes, order: ByteOrder, count: int) -> dict[str, Field]:
+    """The metadata again, from the bytes that `Header.raw_fields` gave.
+
+    Args:
+        path: of the file, for messages.
+        header: the bytes.
+        order: of the numbers.
+        count: of the entries.
+    """
+    cursor = Cursor(Kept(path, header))
+    cursor.order = order
+    return _fields(cursor, count)
 
 
 def _version(cursor: Cursor) -> int:

@@ -45,6 +45,12 @@ def parts_of(path: Path, header: Header) -> list[Path]:
     return [path.parent / name for name in names]
 
 
+def base_name(name: str) -> str:
+    """The name of the model's file if it were one: without the number of a part."""
+    match = _NAME.fullmatch(name)
+    return f"{match['base']}.gguf" if match else name
+
+
 def check_parts(paths: Sequence[Path], headers: Sequence[Header]) -> None:
     """The files are parts of one model, each in its place, and hold all of its tensors.
 

@@ -49,7 +49,7 @@ CODES = {
 """`struct` codes of the numbers."""
 
 # What `numpy` calls them; a bool is read as a byte, for any but 0 is true.
-_ARRAYS = {
+ARRAYS = {
     ValueType.UINT8: "u1",
     ValueType.INT8: "i1",
     ValueType.UINT16: "u2",
@@ -142,10 +142,10 @@ class Values:
 
         data = self._cursor.take(count * _width(kind), key)
         order = "<" if self._cursor.order == "little" else ">"
-        found = np.frombuffer(data, dtype=order + _ARRAYS[kind])
+        found = np.frombuffer(data, dtype=order + ARRAYS[kind])
         items: list[Any] = (found != 0 if kind is ValueType.BOOL else found).tolist()
         return items
 
 
 def _width(kind: ValueType) -> int:
-    return int(_ARRAYS[kind][1])
+    return int(ARRAYS[kind][1])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from quantload.errors import MissingRequirementError, QuantloadError
 from quantload.registry.requirements import check_requirement
@@ -27,7 +28,21 @@ _KINDS = {TokenType.CONTROL: True, TokenType.USER_DEFINED: False, TokenType.UNKN
 """Kinds of tokens that are found in the text before anything else -> special or not."""
 
 
-def load_tokenizer(source: str | os.PathLike[str] | GgufFile) -> Any:
+class Described(Protocol):
+    """What a tokenizer is made from: an open file, or the metadata of one.
+
+    Attributes:
+        path: the file, for messages.
+    """
+
+    path: Path
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Key -> value."""
+
+
+def load_tokenizer(source: str | os.PathLike[str] | Described) -> Any:
     """The tokenizer of a model, with its special tokens and chat template.
 
     Args:
@@ -46,14 +61,13 @@ def load_tokenizer(source: str | os.PathLike[str] | GgufFile) -> Any:
         raise MissingRequirementError(
             f"load_tokenizer makes tokenizers of transformers: {verdict.reason}; try: {verdict.fix}"
         )
-    if isinstance(source, GgufFile):
+    if not isinstance(source, (str, os.PathLike)):
         return _load(source)
     with GgufFile.open(source) as file:
-        assert isinstance(file, GgufFile)
         return _load(file)
 
 
-def tokenizer_files(file: GgufFile, folder: Path | None = None) -> Path:
+def tokenizer_files(file: Described, folder: Path | None = None) -> Path:
     """Write the tokenizer as the files a checkpoint folder has.
 
     Args:
@@ -72,7 +86,7 @@ def tokenizer_files(file: GgufFile, folder: Path | None = None) -> Path:
     return target
 
 
-def _load(file: GgufFile) -> Any:
+def _load(file: Described) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     try:
@@ -101,7 +115,7 @@ def _load(file: GgufFile) -> Any:
     return loaded
 
 
-def _backend(file: GgufFile, vocabulary: Vocabulary) -> Any:
+def _backend(file: Described, vocabulary: Vocabulary) -> Any:
     from tokenizers import AddedToken, Tokenizer
 
     original = file.metadata.get("tokenizer.huggingface.json")
@@ -157,7 +171,7 @@ def _adds_bos(vocabulary: Vocabulary) -> bool:
     return vocabulary.model == "llama"
 
 
-def _chat_template(file: GgufFile) -> Any:
+def _chat_template(file: Described) -> Any:
     """The chat template; several where the file has some with names."""
     main = file.metadata.get("tokenizer.chat_template")
     names = file.metadata.get("tokenizer.chat_templates") or []

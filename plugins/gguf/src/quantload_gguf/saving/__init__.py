@@ -1,0 +1,7 @@
+"""Models written as GGUF files: what reading does, the other way."""
+
+from __future__ import annotations
+
+from quantload_gguf.saving.model import write_model
+
+__all__ = ["write_model"]

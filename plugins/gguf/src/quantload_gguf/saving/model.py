@@ -1,0 +1,90 @@
+"""`write_model`: a model becomes a `.gguf` file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantload.errors import UnsupportedOperationError
+from quantload_gguf.architectures import ARCHITECTURES, Facts
+from quantload_gguf.container import Field
+from quantload_gguf.container.writing import Planned, write_gguf
+from quantload_gguf.ggml import ggml_type
+from quantload_gguf.origin import Origin
+from quantload_gguf.saving.checking import check_config, check_tensors
+from quantload_gguf.saving.draft import Draft
+from quantload_gguf.saving.metadata import (
+    architecture_for,
+    fields_of,
+    merged,
+    padded_vocabulary,
+    types_of,
+)
+from quantload_gguf.saving.tensors import parts_of, plan
+from quantload_gguf.saving.tokenizer import tokenizer_fields
+
+if TYPE_CHECKING:
+    from quantload.plugin import ModelParts
+
+logger = logging.getLogger("quantload.gguf")
+
+
+def write_model(parts: ModelParts, path: Path) -> None:
+    """Write a model as one `.gguf` file that loads again equal.
+
+    Packed weights are written as the blocks they are, floats in their dtype and
+    vectors in float32. The metadata of a model that came from a `.gguf` file is
+    kept; otherwise it is made from the config, and the tokenizer from the files of the
+    checkpoint's folder.
+
+    Args:
+        parts: the model.
+        path: of the file; written in place.
+
+    Raises:
+        UnsupportedOperationError: the format has no words for the model.
+        OSError: the file cannot be written.
+    """
+    model: Any = parts.model
+    if getattr(model, "config", None) is None or not hasattr(model.config, "model_type"):
+        raise UnsupportedOperationError(
+            f"only models of transformers are written as .gguf files, found a "
+            f"{type(model).__name__}; save it into a folder instead"
+        )
+    name = architecture_for(model)
+    made, factors = fields_of(model, name)
+    origin = parts.origin if isinstance(parts.origin, Origin) else None
+    fields = _fields(made, origin) if origin else made | tokenizer_fields(parts, model)
+    tensors = parts_of(parts)
+    facts = Facts(Draft(path, fields))
+    planned = [
+        *plan(tensors, ARCHITECTURES[name], facts, type(model).__name__),
+        *(_factors(key, numbers) for key, numbers in factors.items()),
+    ]
+    padded_vocabulary(fields, _rows(planned))
+    dtype = str(getattr(model, "dtype", "float32")).removeprefix("torch.")
+    types = types_of(planned, dtype)
+    if origin is not None and origin.kinds == {p.kind.name for p in planned}:
+        types |= origin.types()  # which of the mixtures it is, the types alone do not say
+    write_gguf(path, fields | types, planned)
+    check_config(path, model, name)
+    check_tensors(path, tensors)
+
+
+def _fields(made: dict[str, Field], origin: Origin) -> dict[str, Field]:
+    kept = origin.fields()
+    if origin.architecture == made["general.architecture"].value:
+        return merged(made, kept)
+    return made | {key: field for key, field in kept.items() if key.startswith("tokenizer.")}
+
+
+def _rows(planned: list[Planned]) -> int:
+    return next((t.shape[0] for t in planned if t.name == "token_embd.weight"), 0)
+
+
+def _factors(name: str, numbers: list[float]) -> Planned:
+    import torch
+
+    made = torch.tensor(numbers, dtype=torch.float32)
+    return Planned(name, (len(numbers),), ggml_type("F32"), lambda: made)

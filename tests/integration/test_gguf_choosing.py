@@ -1,0 +1,65 @@
+"""`load_model` chooses one `.gguf` file of a folder or of a repository on a hub."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import quantload
+from quantload import GgufConfig, load_model, save_model
+from quantload.errors import CheckpointError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "support"))
+from fake_hub import fake_hub
+
+IDS = torch.arange(5, 25).unsqueeze(0)
+
+
+@pytest.fixture(scope="module")
+def repository(demo_model, tmp_path_factory):
+    """Two precisions, one of them in two parts, and a projector beside them."""
+    folder = tmp_path_factory.mktemp("repository")
+    for kind in ("Q8_0", "Q4_0"):
+        config = GgufConfig(type=kind)
+        model = load_model(demo_model, quantization_config=config)
+        save_model(model, folder / f"demo-{kind}.gguf", sync=False)
+    (folder / "mmproj-demo.gguf").write_bytes(b"GGUF")
+    (folder / "README.md").write_text("#")
+    return folder
+
+
+def kinds(model) -> set[str]:
+    return {h.weight.ggml_type.name for _, h in quantload.modules.hosts_of(model)}
+
+
+def test_a_folder_of_several_files_asks_which(repository):
+    with pytest.raises(CheckpointError, match=r"several .*demo-Q4_0\.gguf, demo-Q8_0\.gguf; choo"):
+        load_model(repository)
+
+
+def test_a_folder_with_a_tag_or_a_name(repository):
+    assert kinds(load_model(f"{repository}:Q4_0")) == {"Q4_0"}
+    assert kinds(load_model(repository, gguf_file="demo-Q8_0.gguf")) == {"Q8_0"}
+
+
+def test_a_repository_with_a_tag_or_a_name(repository, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    with fake_hub(repository, "owner/demo") as (endpoint, fetched):
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + TEMPLATE)
+        model = load_model("owner/demo:Q4_0", cache_dir=tmp_path)
+        assert kinds(model) == {"Q4_0"}
+        assert {name for name, _ in fetched} == {"demo-Q4_0.gguf"}
+        again = load_model("owner/demo", gguf_file="demo-Q8_0.gguf", cache_dir=tmp_path)
+        assert kinds(again) == {"Q8_0"}
+        with pytest.raises(CheckpointError, match=r"owner/demo: several .*owner/demo:TAG"):
+            load_model("owner/demo", cache_dir=tmp_path)
+    # Without the hub, the cache serves.
+    cached = load_model("owner/demo:q4_0", cache_dir=tmp_path, local_files_only=True)
+    assert torch.equal(cached(IDS).logits, model(IDS).logits)
+
+
+TEMPLATE = "/{repo_id}/resolve/{revision}/{filename}"
