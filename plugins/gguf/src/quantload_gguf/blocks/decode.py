@@ -91,5 +91,10 @@ def dequantize(
 
 
 def _viewable(blocks: Tensor) -> Tensor:
-    """Blocks from an offset at which their bytes may be viewed as wider numbers."""
-    return blocks.clone() if blocks.storage_offset() % 4 else blocks
+    """Blocks from an offset at which their bytes may be viewed as wider numbers.
+
+    A graph that is being traced cannot ask for the offset, and copies.
+    """
+    if torch.compiler.is_compiling() or blocks.storage_offset() % 4:
+        return blocks.clone()
+    return blocks
