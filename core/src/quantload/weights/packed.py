@@ -131,7 +131,11 @@ class PackedWeight(nn.Module):
         twin.__dict__.update(self.__dict__)
         twin._parameters = dict(self._parameters)
         twin._kernel, twin._arranged = None, False
-        twin._replace_storage(self._kernel.restore(self))
+        restored = self._kernel.restore(self)
+        if torch.compiler.is_compiling():  # no parameter can be made there, and none is needed
+            twin._parameters = dict(restored)  # type: ignore[arg-type]  # tensors serve as well
+        else:
+            twin._replace_storage(restored)
         return twin
 
     def _replace_storage(self, tensors: Mapping[str, Tensor | None]) -> None:

@@ -41,7 +41,7 @@ class LookupKernel(Kernel):
         own = cast("AqlmWeight", weight)
         rows = x.numel() // max(1, x.shape[-1])
         many = rows * own.codebooks.shape[0] > FEW_LOOKUPS
-        if many or (torch.is_grad_enabled() and x.requires_grad):
+        if many or not rows or (torch.is_grad_enabled() and x.requires_grad):
             return linear_through(weight, x)
         return lookup_linear(own.codes, own.codebooks, own.scales, x)
 

@@ -10,7 +10,7 @@ from quantload.plugin import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from quantload.plugin import TensorHeader
+    from quantload.plugin import ModuleSpec, TensorHeader
 
 NAMES = ("codes", "codebooks", "scales")
 CODE_BITS = {"I8": 8, "I16": 16, "I32": 32}
@@ -47,6 +47,19 @@ def checked_shape(module: str, headers: Mapping[str, TensorHeader]) -> tuple[int
     fits = tuple(scales.shape) == (codes.shape[0], 1, 1, 1)
     _demand(module, "scales", fits, f"shape {[codes.shape[0], 1, 1, 1]}", list(scales.shape))
     return codes.shape[0] * out_group, codes.shape[1] * in_group
+
+
+def check_module(spec: ModuleSpec, found: tuple[int, int]) -> None:
+    """Refuse tensors of a layer of another shape than the module's.
+
+    Raises:
+        CheckpointError: `spec` has a shape and it is not `found`.
+    """
+    if spec.shape is not None and tuple(spec.shape) != found:
+        raise CheckpointError(
+            f"{spec.name}: the tensors are those of a {found[0]}x{found[1]} layer, the module is "
+            f"{spec.shape[0]}x{spec.shape[1]}; they are damaged or another module's"
+        )
 
 
 def check_values(module: str, tensors: Mapping[str, Tensor]) -> None:

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from quantload.errors import UnsupportedOperationError
-from quantload.plugin import ModuleSpec, PackedWeight, TensorHeader, WeightQuantizer
+from quantload.plugin import (
+    CheckpointError,
+    ModuleSpec,
+    PackedWeight,
+    TensorHeader,
+    WeightQuantizer,
+)
 from quantload.quantizers.targets import quantizable_modules
 from quantload_aqlm.fitting import fit
-from quantload_aqlm.layout import NAMES, check_values, checked_shape
+from quantload_aqlm.layout import NAMES, check_module, check_values, checked_shape
 from quantload_aqlm.weights import AqlmWeight
 
 if TYPE_CHECKING:
@@ -109,7 +115,8 @@ class AqlmQuantizer(WeightQuantizer):
         """The checkpoint's tensors are the canonical storage."""
         from quantload.quantizers.spec import Header
 
-        checked_shape(spec.name, {n: Header.of(t) for n, t in tensors.items() if n in NAMES})
+        headers = {n: Header.of(t) for n, t in tensors.items() if n in NAMES}
+        check_module(spec, checked_shape(spec.name, headers))
         check_values(spec.name, tensors)
         codes, books, scales = (tensors[name] for name in NAMES)
         return AqlmWeight(codes, books, scales, spec.dtype or books.dtype)
@@ -137,11 +144,14 @@ class AqlmQuantizer(WeightQuantizer):
         """Fit codebooks by residual k-means: far from calibrated AQLM, and of its form.
 
         Raises:
+            CheckpointError: the weight holds NaN or infinity.
             UnsupportedOperationError: the groups do not divide the weight.
         """
         config = self.config
         self._groups(spec.replace(shape=tuple(weight.shape)))
         weight = weight.to(device) if device is not None else weight
+        if not bool(weight.isfinite().all()):
+            raise CheckpointError(f"{spec.name}: the weight holds NaN or infinite values")
         codes, books, scales = fit(
             weight,
             config.num_codebooks,

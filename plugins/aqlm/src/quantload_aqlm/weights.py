@@ -71,10 +71,10 @@ class AqlmWeight(PackedWeight):
         flat = ids.reshape(-1)
         blocks = flat // out_group
         tiles = self._decode(self.codes[blocks], self.scales[blocks], dtype)
-        rows = tiles.view(flat.numel(), out_group, -1)[
+        rows = tiles.view(flat.numel(), out_group, self.shape[1])[
             torch.arange(flat.numel(), device=flat.device), flat % out_group
         ]
-        return rows.view(*ids.shape, -1)
+        return rows.view(*ids.shape, self.shape[1])
 
     def _decode(self, codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
         count, entries, out_group, in_group = self.codebooks.shape

@@ -33,6 +33,11 @@ class GgufQuantizer(WeightQuantizer):
         super().__init__(quantization_config, **kwargs)
         self.modules_to_not_convert += quantization_config.modules_to_not_convert or []
 
+    @property
+    def is_compileable(self) -> bool:
+        """Decoding is plain torch, and the kernel an operator."""
+        return True
+
     def claims(self, headers: Mapping[str, TensorHeader]) -> dict[str, ModuleSpec]:
         """Every `weight` of a packed type, or of bytes that the config knows the type of."""
         found = {}

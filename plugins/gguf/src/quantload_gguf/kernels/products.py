@@ -30,6 +30,7 @@ def int4_linear(x: Tensor, codes: Tensor, scaling: Tensor, bits: int) -> Tensor:
         scaling: bfloat16 `[passes, planes * columns // 32, rows, 2]`.
         bits: of a code.
     """
+    x = x.contiguous()
     if not x.numel():
         return x.new_zeros(x.shape[0], codes.shape[0])
     times = scaling.shape[0] * scaling.shape[1] * GROUP // x.shape[1]

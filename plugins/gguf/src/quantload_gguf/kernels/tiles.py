@@ -7,8 +7,6 @@ the other: byte `j` has row `j` in its low nibble and row `j + tile / 2` in its 
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -56,9 +54,18 @@ def rows_of(packed: Tensor, tile: int, ids: Tensor) -> Tensor:
     return torch.where((place >= tile // 2).unsqueeze(1), both >> 4, both & 15)
 
 
-@cache
+_found: list[int] = []
+
+
 def tile_rows() -> int:
     """Rows of a tile on this machine; 0 where torch packs in a way that is not known."""
+    # not a functools.cache: torch.compile looks through one and traces what is in it
+    if not _found:
+        _found.append(_found_out())
+    return _found[0]
+
+
+def _found_out() -> int:
     pattern = torch.arange(128 * 64, dtype=torch.int32, device="cpu") * 2654435761 // 65536 % 16
     codes = pattern.view(128, 64)
     try:

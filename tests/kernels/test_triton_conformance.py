@@ -1,0 +1,39 @@
+"""The kernel suite on the Triton pack; all but its descriptor needs a GPU, or is skipped."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from makers import make_weight
+
+from quantload.plugin import PackedWeight
+from quantload.testing import KernelSuite
+from quantload.testing.declared import require
+
+pytest.importorskip("triton")
+
+
+class TestTritonAffine(KernelSuite):
+    pack = "triton"
+    distribution = "quantload-kernels-triton"
+    kernels = ("",)
+    configs: ClassVar = {
+        "4 bits": {"bits": 4, "group_size": 64},
+        "3 bits, act-order": {"bits": 3, "group_size": 32, "act_order": "even"},
+        "8 bits, symmetric": {"bits": 8, "group_size": 128, "symmetric": True},
+    }
+    shapes = ((256, 512), (96, 384))
+    rows = (1, 3, 8, 17, 64, 130)
+    dtypes = (torch.float16, torch.bfloat16)
+    devices = ("cuda",)
+    shard_dims = (0, 1)
+    extra_bytes = 0.2
+
+    def packed_weight(
+        self, config: Any, shape: tuple[int, int], dtype: torch.dtype, device: str
+    ) -> PackedWeight:
+        """A random weight of the layout; no method is needed for it."""
+        require(device)
+        return make_weight(rows=shape[0], columns=shape[1], dtype=dtype, **config).to(device)
