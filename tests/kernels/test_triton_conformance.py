@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 class TestTritonAffine(KernelSuite):
     pack = "triton"
     distribution = "quantload-kernels-triton"
-    kernels = ("",)
+    kernels = ("triton",)
     configs: ClassVar = {
         "4 bits": {"bits": 4, "group_size": 64},
         "3 bits, act-order": {"bits": 3, "group_size": 32, "act_order": "even"},
