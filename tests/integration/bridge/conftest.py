@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import quantload
+from quantload.registry import register
+
+TESTS = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(TESTS / "core" / "support"), str(Path(__file__).parent)]
+from methods import METHODS  # noqa: E402  found by the line above
 
 transformers = pytest.importorskip("transformers")
 
@@ -23,13 +29,27 @@ TINY = {
     "max_position_embeddings": 64,
     "pad_token_id": 0,
 }
-IDS = torch.arange(24).reshape(2, 12) * 7 % 320
 
 
 @pytest.fixture(autouse=True)
 def _enabled() -> Iterator[None]:
     with quantload.enable_transformers():
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _stranger() -> Iterator[None]:
+    """The toy method, registered in code: the bridge serves it like any other."""
+    from toy8.plugin import PLUGIN
+
+    with register("toy8", PLUGIN):
+        yield
+
+
+@pytest.fixture(scope="session")
+def ids() -> torch.Tensor:
+    """Two sequences of 12 tokens."""
+    return torch.arange(24).reshape(2, 12) * 7 % 320
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -46,3 +66,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = transformers.LlamaConfig(**TINY, tie_word_embeddings=False)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def packed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the same model, quantized with a method and saved by quantload alone."""
+    folders: dict[str, Path] = {}
+
+    def make(method: str) -> Path:
+        if method not in folders:
+            folder = tmp_path_factory.mktemp(method)
+            model = quantload.load_model(tiny, quantization_config=METHODS[method])
+            folders[method] = quantload.save_model(model, folder / "saved")
+        return folders[method]
+
+    return make

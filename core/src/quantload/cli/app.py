@@ -9,6 +9,7 @@ import typer
 
 from quantload._version import __version__
 from quantload.cli.answer import answer
+from quantload.errors import QuantloadError
 
 app = typer.Typer(
     name="quantload",
@@ -96,3 +97,35 @@ def new_plugin(
     from quantload.cli.scaffold.command import gather, render
 
     answer(lambda: gather(name, into), render, as_json=as_json)
+
+
+@app.command(
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
+)
+def run(
+    program: Annotated[str, typer.Argument(metavar="SCRIPT", help="The script, or a module.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Its own command line.")
+    ] = None,
+    module: Annotated[
+        bool, typer.Option("--module", "-m", help="SCRIPT is the name of a module.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A method to serve; others stay. Repeatable.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="A method that stays as it is. Repeatable.")
+    ] = None,
+) -> None:
+    """Run a script with every installed method in transformers' own from_pretrained.
+
+    Options for quantload come before SCRIPT. Exit status and errors are the script's.
+    """
+    from quantload.cli.program import Program
+
+    try:
+        found = Program(program, arguments or [], module=module, only=only, keep=keep)
+    except QuantloadError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    raise found  # `main` runs it: this library would take some of its exceptions for its own

@@ -1,0 +1,20 @@
+"""Every method, by a config that quantizes a float model with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+METHODS: dict[str, dict[str, Any]] = {
+    "nf4": {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+    },
+    "int8": {"load_in_8bit": True},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True},
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 32},
+    "aqlm": {"quant_method": "aqlm", "num_codebooks": 1, "nbits_per_codebook": 8},
+    "gguf": {"quant_method": "gguf", "type": "Q8_0"},
+    "toy8": {"quant_method": "toy8"},
+}
+"""The last is a stranger's, registered in code."""
