@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -36,10 +36,12 @@ class ModelTensor(GgufTensor):
     Attributes:
         sources: their names in the file.
         transform: what is done to them; None where the one source is used as it is.
+        place: of the first dimension of the one source, where it is a part of it.
     """
 
     sources: tuple[str, ...] = ()
     transform: Transform | None = None
+    place: int | None = None
 
     @property
     def aligned(self) -> bool:
@@ -140,7 +142,9 @@ class GgufModel(Checkpoint):
         info = self.info(name)
         if torch.device(device).type == "meta":
             return super().read(name, rows=rows, device=device)
-        if info.transform is None:
+        if info.place is not None and not self.file.big_endian:
+            return super().read(name, rows=rows, device=device)
+        if info.transform is None and info.place is None:
             return self.file.read(info.sources[0], rows=rows, device=device)
         return self._made(info, rows).to(device)
 
@@ -151,7 +155,9 @@ class GgufModel(Checkpoint):
         import torch
 
         info = self.info(name)
-        if info.transform is None:
+        if info.place is not None and not self.file.big_endian:
+            return super().read_into(name, buffer, rows=rows)
+        if info.transform is None and info.place is None:
             return self.file.read_into(info.sources[0], buffer, rows=rows)
         made = self._made(info, rows).contiguous()
         view = buffer.reshape(-1).view(torch.uint8)[: made.nbytes].view(made.dtype)
@@ -159,7 +165,11 @@ class GgufModel(Checkpoint):
 
     def release(self, name: str) -> None:
         """Give back the pages of the file that a tensor was made from."""
-        for source in self.info(name).sources:
+        info = self.info(name)
+        if info.place is not None:
+            super().release(name)
+            return
+        for source in info.sources:
             self.file.release(source)
 
     def info(self, name: str) -> ModelTensor:
@@ -169,7 +179,11 @@ class GgufModel(Checkpoint):
         return found
 
     def _made(self, info: ModelTensor, rows: slice | None) -> torch.Tensor:
-        assert info.transform is not None
+        if info.transform is None:
+            assert info.place is not None
+            own = slice(info.place, info.place + 1)
+            matrix = self.file.read(info.sources[0], rows=own)[0]
+            return matrix if rows is None else matrix[rows]
         shapes = [self.file.info(name).shape for name in info.sources]
         part = rows if info.transform.rowwise(shapes) else None
         tensors = [self._source(name, info.ggml_type.packed, part) for name in info.sources]
@@ -206,8 +220,10 @@ def _targets(file: GgufFile, facts: Facts, architecture: Any) -> Iterator[ModelT
 
 def _by_rule(file: GgufFile, facts: Facts, rule: Rule, layer: int) -> Iterator[ModelTensor]:
     from quantload_gguf.architectures.table import SUFFIXES
-    from quantload_gguf.architectures.transforms import EachRow
+    from quantload_gguf.architectures.transforms import EachExpert, EachRow
 
+    if rule.packed is not None and rule.packed != facts.packed_experts(layer):
+        return
     if rule.needs and not facts.has(rule.needs.format(i=layer)):
         return
     if rule.excludes and facts.has(rule.excludes.format(i=layer)):
@@ -217,12 +233,36 @@ def _by_rule(file: GgufFile, facts: Facts, rule: Rule, layer: int) -> Iterator[M
         if not sources:
             continue
         target = rule.target if rule.bare else rule.target + suffix
-        if isinstance(rule.how, EachRow):
+        if isinstance(rule.how, EachExpert):
+            yield from _experts(file, target.replace("{i}", str(layer)), sources)
+        elif isinstance(rule.how, EachRow):
             for row in range(facts.shape(sources[0])[0]):
                 name = target.format(i=layer, e=row)
                 yield _tensor(file, name, sources, rule.how.at(row))
         else:
             yield _tensor(file, target.format(i=layer), sources, rule.how)
+
+
+def _experts(file: GgufFile, target: str, sources: tuple[str, ...]) -> Iterator[ModelTensor]:
+    """A matrix for each expert: a part of the one source, or a source of its own."""
+    if len(sources) > 1:
+        for number, source in enumerate(sources):
+            yield _tensor(file, target.format(e=number), (source,), None)
+        return
+    whole = _tensor(file, target, sources, None)
+    if len(whole.shape) != 3 or not whole.nbytes:
+        return  # no stack: nothing uses it, and it is reported under its own name
+    count = whole.shape[0]
+    each = whole.nbytes // count
+    for number in range(count):
+        yield replace(
+            whole,
+            name=target.format(e=number),
+            shape=whole.shape[1:],
+            nbytes=each,
+            offset=whole.offset + number * each,
+            place=number,
+        )
 
 
 def _sources(facts: Facts, rule: Rule, layer: int, suffix: str) -> tuple[str, ...]:

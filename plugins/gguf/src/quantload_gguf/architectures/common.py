@@ -9,7 +9,7 @@ from quantload_gguf.architectures.facts import Facts
 from quantload_gguf.architectures.keys import Keys
 from quantload_gguf.architectures.rope import ROPE
 from quantload_gguf.architectures.table import Rule, Setting, absent, number, rule, whole
-from quantload_gguf.architectures.transforms import Experts, Transform
+from quantload_gguf.architectures.transforms import EachExpert, Experts, Transform
 
 RMS = "attention.layer_norm_rms_epsilon"
 EPSILON = "attention.layer_norm_epsilon"
@@ -83,25 +83,38 @@ TWO_NORMS = (
     rule(f"{LAYER}.post_attention_layernorm", "blk.{i}.ffn_norm"),
 )
 
+_STACKED = f"{LAYER}.mlp.experts"
+
 EXPERTS = (
     rule(f"{LAYER}.mlp.gate", "blk.{i}.ffn_gate_inp"),
+    *(
+        Rule(
+            f"{_STACKED}.{{e}}.{part}_proj",
+            ((f"blk.{{i}}.ffn_{part}_exps",), (f"blk.{{i}}.ffn_{part}.{{e}}",)),
+            EachExpert(),
+            packed=True,
+        )
+        for part in ("gate", "up", "down")
+    ),
     Rule(
-        f"{LAYER}.mlp.experts.gate_up_proj",
+        f"{_STACKED}.gate_up_proj",
         (
             ("blk.{i}.ffn_gate_exps", "blk.{i}.ffn_up_exps"),
             ("blk.{i}.ffn_gate.{e}", "blk.{i}.ffn_up.{e}"),
         ),
         Experts(parts=2),
         bare=True,
+        packed=False,
     ),
     Rule(
-        f"{LAYER}.mlp.experts.down_proj",
+        f"{_STACKED}.down_proj",
         (("blk.{i}.ffn_down_exps",), ("blk.{i}.ffn_down.{e}",)),
         Experts(),
         bare=True,
+        packed=False,
     ),
 )
-"""A router, and the experts' projections as the classes of `transformers` 5 stack them."""
+"""A router, and the experts: packed ones each by itself, others stacked as classes have them."""
 
 
 def window_of(facts: Facts) -> int | None:

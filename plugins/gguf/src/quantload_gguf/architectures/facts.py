@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quantload.errors import CheckpointError
+from quantload_gguf.ggml import ggml_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +58,18 @@ class Facts:
     def has(self, tensor: str) -> bool:
         """Whether the file holds a tensor."""
         return tensor in self.tensors
+
+    def packed_experts(self, layer: int) -> bool:
+        """Whether a matrix of a layer's experts is stored in blocks."""
+        starts = [f"blk.{layer}.ffn_{part}" for part in ("gate", "up", "down")]
+        found = [f"{start}_exps.weight" for start in starts]
+        found += [f"{start}.{e}.weight" for start in starts for e in range(self._experts)]
+        return any(ggml_type(self.tensors[name].dtype).packed for name in found if self.has(name))
+
+    @property
+    def _experts(self) -> int:
+        found: int = self.whole("expert_count", 0)
+        return found
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """The shape of a tensor, as torch has it.

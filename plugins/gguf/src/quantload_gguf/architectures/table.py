@@ -25,6 +25,8 @@ class Rule:
         bare: the target is a tensor and made from the weights of the sources.
         needs: a tensor without which the rule does not count.
         excludes: a tensor with which it does not count.
+        packed: whether it counts where a layer's experts are stored in blocks, or where
+            they are numbers; None where that does not matter.
     """
 
     target: str
@@ -33,6 +35,7 @@ class Rule:
     bare: bool = False
     needs: str = ""
     excludes: str = ""
+    packed: bool | None = None
 
 
 def rule(

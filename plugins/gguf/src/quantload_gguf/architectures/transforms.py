@@ -186,6 +186,14 @@ class EachRow(Transform):
 
 
 @dataclass(frozen=True)
+class EachExpert(EachRow):
+    """Matrices that lie stacked and the model has by themselves, numbered `{e}`.
+
+    Each lies in the file as it is, and nothing is done to it.
+    """
+
+
+@dataclass(frozen=True)
 class Experts(Transform):
     """Experts of one or two projections, stacked; two lie beside each other in the rows.
 
