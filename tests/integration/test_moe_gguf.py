@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import quantload
 from quantload import CheckpointError, load_model
+from quantload.errors import UnsupportedOperationError
 from quantload.modules import QuantizedExperts, QuantizedLinear, hosts_of
 from quantload_gguf import open_gguf
 
@@ -123,12 +124,43 @@ def test_blocks_of_every_expert_are_those_of_the_file(order: str, tmp_path: Path
                 assert torch.equal(file.read(f"{name}.weight", rows=slice(3, 9)), blocks[3:9])
 
 
-def test_saved_and_loaded_again_it_is_the_same(kind: str, tmp_path: Path) -> None:
-    model = load_model(written(kind, tmp_path / "m.gguf"), dtype=torch.float32)
-    again = load_model(quantload.save_model(model, tmp_path / "saved"), dtype=torch.float32)
+def test_saved_as_it_was_and_loaded_again(kind: str, tmp_path: Path) -> None:
+    path = written(kind, tmp_path / "m.gguf")
+    model = load_model(path, dtype=torch.float32)
+    quantload.save_model(model, tmp_path / "again.gguf")
+    again = load_model(tmp_path / "again.gguf", dtype=torch.float32)
     assert torch.equal(logits(again), logits(model))
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
+    with open_gguf(path) as one, open_gguf(tmp_path / "again.gguf") as other:
+        assert one.tensors.keys() == other.tensors.keys()
+        for name, info in one.tensors.items():
+            assert other.info(name).ggml_type == info.ggml_type
+            assert torch.equal(one.read(name), other.read(name)), name
+
+
+def test_quantized_on_load_and_saved_as_a_file(kind: str, tmp_path: Path) -> None:
+    original(kind).save_pretrained(tmp_path / "float")
+    made = load_model(
+        tmp_path / "float", quantization_config={"quant_method": "gguf", "type": "Q8_0"}
+    )
+    quantload.save_model(made, tmp_path / "m.gguf")
+    again = load_model(tmp_path / "m.gguf", dtype=torch.float32)
+    assert torch.equal(logits(again), logits(made))
+    with open_gguf(tmp_path / "m.gguf") as file:
+        assert file.info("blk.1.ffn_up_exps.weight").ggml_type.name == "Q8_0"
+
+
+def test_experts_of_several_types_are_saved_beside_each_other(tmp_path: Path) -> None:
+    original("qwen3-moe").save_pretrained(tmp_path / "float")
+    one = "model.layers.1.mlp.experts.2.up_proj"
+    config = {"quant_method": "gguf", "type": "Q8_0", "types": {one: "Q4_0"}}
+    made = load_model(tmp_path / "float", quantization_config=config)
+    with pytest.raises(
+        UnsupportedOperationError, match=r"several types \(Q4_0, Q8_0\).*ffn_up_exps"
+    ):
+        quantload.save_model(made, tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
+    again = load_model(quantload.save_model(made, tmp_path / "folder"))
+    assert torch.equal(logits(again), logits(made))
 
 
 def test_a_file_with_a_tensor_per_expert(

@@ -146,7 +146,7 @@ def _planned(
         how = None
     if isinstance(how, EachRow):
         shape = (len(group), *part.shape)
-        kind = _kind(names[0], part, shape)
+        kind = _kind_of_all(names[0], group, shape)
         yield Planned(
             names[0], shape, kind, lambda: _as(torch.stack([p.read() for p in group]), kind)
         )
@@ -172,6 +172,22 @@ def _reverted(
 def _kind(name: str, part: Part, shape: tuple[int, ...]) -> GgmlType:
     wide = len(shape) < 2 or any(word in name for word in _WIDE)
     return ggml_type("F32" if wide else part.plain)
+
+
+def _kind_of_all(name: str, group: list[Part], shape: tuple[int, ...]) -> GgmlType:
+    """The type of a stack.
+
+    Raises:
+        UnsupportedOperationError: what is to be stacked has several.
+    """
+    kinds = {part.kind for part in group}
+    if len(kinds) > 1:
+        listing = ", ".join(sorted(kind.name if kind else "numbers" for kind in kinds))
+        raise UnsupportedOperationError(
+            f"{group[0].name} and its like have several types ({listing}), and in a .gguf file "
+            f"they are one tensor, {name}"
+        )
+    return group[0].kind or _kind(name, group[0], shape)
 
 
 def _as(tensor: Tensor, kind: GgmlType) -> Tensor:
