@@ -134,11 +134,6 @@ class GgufQuantizer(WeightQuantizer):
                 fitting[name] = spec
         return fitting
 
-    @property
-    def is_compileable(self) -> bool:
-        """The reference is plain torch, and kernels are registered operators."""
-        return True
-
     def _type_for(self, spec: ModuleSpec) -> str:
         found = self.quantization_config.type_of(spec.name)
         if found is None:
