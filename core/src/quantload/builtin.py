@@ -6,7 +6,10 @@ from quantload.plugin import API, KernelPack
 
 TORCH_CPU = KernelPack(
     api=API,
-    kernels=("quantload.weights.affine.int4_kernel:TorchInt4",),
+    kernels=(
+        "quantload.weights.affine.int4_kernel:TorchInt4",
+        "quantload.weights.affine.bags_kernel:TorchBags",
+    ),
     devices=("cpu",),
     summary="products that torch ships for CPUs",
 )

@@ -83,11 +83,9 @@ class TestKernel(KernelSuite):
         ),
     ],
 )
-def test_what_it_does_not_run_goes_to_the_reference_and_is_said(
-    weight: AffineWeight, reason: str
-) -> None:
+def test_what_it_does_not_run_goes_elsewhere_and_is_said(weight: AffineWeight, reason: str) -> None:
     selection = prepare(weight)
-    assert selection.chosen == "reference"
+    assert selection.chosen in ("torch-bags", "reference")
     assert reason in str(selection)
     with pytest.raises(NoKernelError, match="torch-int4"):
         prepare(weight, "torch-int4")

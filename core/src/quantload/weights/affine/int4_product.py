@@ -103,6 +103,7 @@ def decoded_blocks(
     height, wide = 2 * half, torch.float64 if dtype == torch.float64 else torch.float32
     step = min(len(packed), max(1, _ELEMENTS // (columns * height)))
     space = int4.new_empty(step * columns * height, dtype=wide)
+    halfway = int4.new_empty(0 if dtype == wide else len(space), dtype=dtype)
     target = int4.new_empty((columns, step * height), dtype=dtype)
     for start in range(0, len(packed), step):
         part = packed[start : start + step]
@@ -120,7 +121,10 @@ def decoded_blocks(
         torch.addcmul(offset, runs, scale, out=runs)
         decoded = target[:, : len(part) * height]
         # Rounding and moving in one go would take torch many times as long.
-        decoded.view(columns, len(part), height).copy_(numbers.to(dtype).transpose(0, 1))
+        rounded = numbers
+        if dtype != wide:
+            rounded = halfway[: numbers.numel()].view(numbers.shape).copy_(numbers)
+        decoded.view(columns, len(part), height).copy_(rounded.transpose(0, 1))
         yield rows, decoded
 
 
