@@ -157,6 +157,16 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Ten minutes of damaged GGUF files, half of them chosen by the code they reach."""
+    install(session, *workspace(), "atheris")
+    env = {**OFFLINE, "OMP_NUM_THREADS": "1"}
+    for way in ((), ("--atheris",)):
+        asked = session.posargs or ("--seconds", "300")
+        session.run("python", "scripts/fuzz_gguf.py", *way, *asked, env=env)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Every sdist and wheel, into dist/, with their metadata checked."""
     install(session, "build", "twine")

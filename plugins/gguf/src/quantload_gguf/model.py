@@ -79,7 +79,8 @@ class GgufModel(Checkpoint):
         file = GgufFile.open(path, mmap=mmap)
         try:
             return cls(file)
-        except QuantloadError:
+        except QuantloadError as error:
+            file.problem = error
             return file
         except BaseException:
             file.close()
@@ -269,12 +270,21 @@ def _sources(facts: Facts, rule: Rule, layer: int, suffix: str) -> tuple[str, ..
     """The names of the first variant that is all there; none where no variant is."""
     for variant in rule.sources:
         names: list[str] = []
-        for pattern in variant:
-            each = range(facts.whole("expert_count", 0)) if "{e}" in pattern else range(1)
-            names.extend(pattern.format(i=layer, e=e) + suffix for e in each)
-        if names and all(facts.has(name) for name in names):
-            return tuple(names)
+        for name in _named(facts, variant, layer, suffix):
+            if not facts.has(name):
+                break
+            names.append(name)
+        else:
+            if names:
+                return tuple(names)
     return ()
+
+
+def _named(facts: Facts, variant: tuple[str, ...], layer: int, suffix: str) -> Iterator[str]:
+    for pattern in variant:
+        each = range(facts.whole("expert_count", 0)) if "{e}" in pattern else range(1)
+        for expert in each:
+            yield pattern.format(i=layer, e=expert) + suffix
 
 
 def _tensor(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantload.checkpoint.base import Checkpoint
 from quantload.checkpoint.rawfile import RawFile
-from quantload.errors import CheckpointError
+from quantload.errors import CheckpointError, QuantloadError
 from quantload_gguf.container import Field, GgufTensor, Header, read_header
 from quantload_gguf.container.split import check_parts, parts_of
 from quantload_gguf.origin import Origin
@@ -31,6 +31,7 @@ class GgufFile(Checkpoint):
         metadata: the metadata as plain values.
         alignment: of the tensors, in bytes.
         big_endian: whether the file is; what `read` gives never is.
+        problem: why the file is not the model it claims to be, once that is known.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class GgufFile(Checkpoint):
         self.alignment = first.alignment
         self.big_endian = first.order == "big"
         self._header = first
+        self.problem: QuantloadError | None = None
         self._config: dict[str, Any] | None = None  # kept: it needs the open file
 
     @classmethod
@@ -121,6 +123,8 @@ class GgufFile(Checkpoint):
         """
         from quantload_gguf.architectures.settings import config_of
 
+        if self.problem is not None:
+            raise self.problem
         if self._config is None:
             self._config = config_of(self)
         return copy.deepcopy(self._config)

@@ -147,23 +147,42 @@ class Facts:
 
     @property
     def blocks(self) -> int:
-        """Number of layers."""
-        return int(self.whole("block_count"))
+        """Number of layers.
+
+        Raises:
+            CheckpointError: absent, or more than there are tensors for.
+        """
+        count = int(self.whole("block_count"))
+        if count < 0 or (self.tensors and count > len(self.tensors)):
+            raise CheckpointError(
+                f"{self._file.path}: {self.architecture}.block_count is {count}, and the file has "
+                f"only {len(self.tensors)} tensors; it is damaged"
+            )
+        return count
 
     @property
     def heads(self) -> int:
         """Attention heads."""
-        return int(self.whole("attention.head_count"))
+        return self._positive("attention.head_count", self.whole("attention.head_count"))
 
     @property
     def kv_heads(self) -> int:
         """Heads of keys and values."""
-        return int(self.whole("attention.head_count_kv", self.heads))
+        found = self.whole("attention.head_count_kv", self.heads)
+        return self._positive("attention.head_count_kv", found)
 
     @property
     def head_dim(self) -> int:
         """Width of a head."""
-        return int(self.whole("attention.key_length", self.whole("embedding_length") // self.heads))
+        found = self.whole("attention.key_length", self.whole("embedding_length") // self.heads)
+        return self._positive("attention.key_length", found)
+
+    def _positive(self, name: str, value: int) -> int:
+        if value < 1:
+            raise CheckpointError(
+                f"{self._file.path}: {self.architecture}.{name} is {value}, expected 1 or more"
+            )
+        return value
 
 
 def clean(value: Any) -> Any:

@@ -44,6 +44,8 @@ def rope_parameters(facts: Facts, default_base: float = 10000.0) -> dict[str, An
         CheckpointError: a kind of scaling that is not known.
     """
     base = facts.number("rope.freq_base", default_base)
+    if not (math.isfinite(base) and base > 0):
+        raise CheckpointError(f"{facts.architecture}.rope.freq_base is {base!r}, expected above 0")
     found: dict[str, Any] = {"rope_type": "default", "rope_theta": base}
     if facts.has(FACTORS):
         return {**found, **_by_factors(facts, facts.numbers(FACTORS), float(base))}
@@ -70,7 +72,14 @@ def rope_parameters(facts: Facts, default_base: float = 10000.0) -> dict[str, An
 
 
 def _original(facts: Facts) -> int:
-    return int(facts.whole("rope.scaling.original_context_length", facts.whole("context_length")))
+    context = facts.whole("context_length")
+    found = int(facts.whole("rope.scaling.original_context_length", context))
+    if found < 1:
+        raise CheckpointError(
+            f"{facts.architecture}.rope.scaling.original_context_length is {found}, expected 1 or "
+            f"more"
+        )
+    return found
 
 
 def _longrope(facts: Facts) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         CheckpointError: a setting is absent.
     """
     architecture, facts = architecture_of(file), Facts(file)
+    _ = facts.blocks, facts.heads, facts.kv_heads  # wrong ones would make endless lists
     found: dict[str, Any] = {
         "model_type": architecture.model_type,
         "architectures": [architecture.model_class],

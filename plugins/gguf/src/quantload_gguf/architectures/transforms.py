@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from quantload.errors import CheckpointError
 from quantload_gguf.architectures.facts import Facts
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Rotary(RowOrder):
         import torch
 
         heads = facts.kv_heads if self.keys else facts.heads
+        _divides(2 * heads, count)
         places = torch.arange(count).view(heads, count // heads // 2, 2)
         return places.transpose(1, 2).reshape(-1)
 
@@ -91,6 +93,8 @@ class FalconGroups(RowOrder):
         import torch
 
         heads, groups = facts.heads, facts.kv_heads
+        _divides(heads + 2 * groups, count)
+        _divides(groups, heads)
         width = count // (heads + 2 * groups)
         places = torch.arange(count).view(-1, width)
         queries = places[:heads].reshape(groups, heads // groups, width)
@@ -210,6 +214,7 @@ class Experts(Transform):
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
         """See `Transform.shape`."""
+        _alike(shapes)
         if len(shapes[0]) == 3:
             return (shapes[0][0], sum(s[1] for s in shapes), shapes[0][2])
         each = len(shapes) // self.parts
@@ -228,3 +233,19 @@ class Experts(Transform):
     def revert(self, tensor: Tensor, facts: Facts) -> list[Tensor]:
         """See `Transform.revert`."""
         return list(tensor.chunk(self.parts, dim=1))
+
+
+def _alike(shapes: Sequence[Shape]) -> None:
+    if len(shapes[0]) not in (2, 3) or any(shape != shapes[0] for shape in shapes):
+        raise CheckpointError(
+            f"expected the projections of experts to be of one shape, found "
+            f"{', '.join(str(list(shape)) for shape in dict.fromkeys(shapes))}"
+        )
+
+
+def _divides(heads: int, rows: int) -> None:
+    if rows % heads:
+        raise CheckpointError(
+            f"expected rows for {heads} (half) heads, found {rows}: tensors and metadata of the "
+            f"file do not fit together"
+        )

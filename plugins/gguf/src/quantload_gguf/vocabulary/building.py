@@ -100,11 +100,14 @@ def unigram(vocabulary: Vocabulary) -> Any:
     if unknown is None:
         kinds = vocabulary.types
         unknown = kinds.index(TokenType.UNKNOWN) if TokenType.UNKNOWN in kinds else None
+    bytes_known = any(kind == TokenType.BYTE for kind in vocabulary.types)
+    if not bytes_known and not (isinstance(unknown, int) and 0 <= unknown < len(vocabulary.tokens)):
+        raise CheckpointError("expected one of the tokens to be the unknown one, found none")
     tokenizer = Tokenizer(
         models.Unigram(
             list(zip(vocabulary.tokens, vocabulary.scores, strict=True)),
             unk_id=unknown,
-            byte_fallback=any(kind == TokenType.BYTE for kind in vocabulary.types),
+            byte_fallback=bytes_known,
         )
     )
     steps: list[Any] = []
@@ -130,6 +133,8 @@ def wordpiece(vocabulary: Vocabulary) -> Any:
             token = token[len(SPACE) :] if token.startswith(SPACE) else f"##{token}"
         mapping.setdefault(token, number)
     unknown = vocabulary.special("unknown") or "[UNK]"
+    if unknown not in mapping:
+        raise CheckpointError(f"expected one of the tokens to be {unknown}, found none")
     tokenizer = Tokenizer(models.WordPiece(mapping, unk_token=unknown))
     lowercase = vocabulary.option("normalizer.lowercase", not _has_capitals(vocabulary))
     tokenizer.normalizer = normalizers.BertNormalizer(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from quantload.errors import MissingRequirementError, QuantloadError
+from quantload.errors import CheckpointError, MissingRequirementError, QuantloadError
 from quantload.registry.requirements import check_requirement
 from quantload_gguf.reader import GgufFile
 from quantload_gguf.vocabulary.building import build
@@ -87,15 +87,21 @@ def tokenizer_files(file: Described, folder: Path | None = None) -> Path:
 
 
 def _load(file: Described) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
     try:
-        vocabulary = Vocabulary.of(file.metadata, file.path)
-        tokenizer = _backend(file, vocabulary)
+        return _made(file, Vocabulary.of(file.metadata, file.path))
     except QuantloadError as error:
         if str(file.path) in str(error):
             raise
         raise type(error)(f"{file.path}: {error}") from error
+    except Exception as error:  # the libraries raise plain ones for parts that do not fit together
+        raise CheckpointError(
+            f"{file.path}: no tokenizer can be made of its metadata: {error}"
+        ) from error
+
+
+def _made(file: Described, vocabulary: Vocabulary) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
     roles = {role: vocabulary.special(name) for role, name in _ROLES.items()}
     options: dict[str, Any] = {}
     if vocabulary.model == "bert":
@@ -103,7 +109,7 @@ def _load(file: Described) -> Any:
         roles = {k: v for k, v in roles.items() if k not in ("bos_token", "eos_token")}
         options = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
     loaded = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=_backend(file, vocabulary),
         clean_up_tokenization_spaces=False,
         model_max_length=file.metadata.get(f"{vocabulary.architecture}.context_length", int(1e30)),
         **{role: token for role, token in roles.items() if token is not None},
