@@ -77,7 +77,7 @@ def packed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
         if method not in folders:
             folder = tmp_path_factory.mktemp(method)
             model = quantload.load_model(tiny, quantization_config=METHODS[method])
-            folders[method] = quantload.save_model(model, folder / "saved")
+            folders[method] = quantload.save_model(model, folder / "saved", max_shard_size="1GB")
         return folders[method]
 
     return make

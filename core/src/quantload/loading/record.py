@@ -33,6 +33,8 @@ class LoadRecord:
         report: how checkpoint and model differed.
         code: whether the checkpoint's Python files were trusted.
         origin: see `Checkpoint.origin`.
+        conversions: the transforms of `transformers` that its own loader applied; None
+            where it did not load the model, and those of the model count.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class LoadRecord:
     report: LoadReport
     code: bool = False
     origin: Origin | None = None
+    conversions: list[Any] | None = None
 
 
 def attach(model: nn.Module, record: LoadRecord) -> None:

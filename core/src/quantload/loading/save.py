@@ -85,7 +85,7 @@ def save_model(
             logger.info("%s is saved as safetensors: %s", folder, error)
     return save_checkpoint(
         folder,
-        _tensors(model, record, quantizer),
+        stored_tensors(model, record, quantizer),
         companions=companions,
         max_shard_size=max_shard_size or SHARD_SIZE,
         remove=() if quantizer is not None else _METHOD_CONFIGS,
@@ -166,9 +166,16 @@ def _quantizer(model: nn.Module, record: LoadRecord | None) -> HfQuantizer | Non
     return found
 
 
-def _tensors(
+def stored_tensors(
     model: nn.Module, record: LoadRecord | None, quantizer: HfQuantizer | None
 ) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a checkpoint of a model, under the names and in the form it came in.
+
+    Args:
+        model: packed or float.
+        record: where it came from, if that is known.
+        quantizer: what it is packed with; None where it is float.
+    """
     names = record.names if record is not None else {}
     if isinstance(quantizer, WeightQuantizer):
         specs = record.specs if record is not None else {}

@@ -29,4 +29,4 @@ class AqlmConfig(QuantizationConfig):
     out_group_size: int = option(1, minimum=1)
     num_codebooks: int = option(1, minimum=1)
     nbits_per_codebook: int = option(16, minimum=1, maximum=32)
-    linear_weights_not_to_quantize: list[str] | None = None
+    linear_weights_not_to_quantize: list[str] | None = option(None, inert=True)

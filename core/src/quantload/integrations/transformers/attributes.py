@@ -11,6 +11,7 @@ from quantload.errors import UnsupportedOperationError
 from quantload.integrations.transformers.classes import describes_itself
 from quantload.integrations.transformers.conversions import TransformersNames
 from quantload.loading.plan import Decision, Plan
+from quantload.loading.record import record_of
 from quantload.loading.traits import Traits
 from quantload.quantizers.base import HfQuantizer
 
@@ -74,6 +75,10 @@ def mark_quantized(model: Any, quantizer: HfQuantizer) -> None:
 def mark_float(model: Any) -> None:
     """Take back what `mark_quantized` said."""
     model.is_quantized = False
+    record = record_of(model)
+    if record is not None and record.conversions is not None:
+        model._weight_conversions = record.conversions
+        record.conversions = None
     for owner, name in (
         (model, "quantization_method"),
         (model, "hf_quantizer"),

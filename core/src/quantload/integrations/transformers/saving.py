@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from quantload.errors import UnsupportedOperationError
+from quantload.loading.record import record_of
 from quantload.loading.skeleton import tensors_of
 from quantload.quantizers.base import HfQuantizer
 
@@ -27,7 +30,8 @@ def reverted(
         UnsupportedOperationError: the conversion cannot be reverted.
     """
     try:
-        found: dict[str, Tensor] = revert_weight_conversion(model, dict(tensors))
+        with _conversions_of(model):
+            found: dict[str, Tensor] = revert_weight_conversion(model, dict(tensors))
     except (ValueError, NotImplementedError, RuntimeError) as error:
         raise UnsupportedOperationError(
             f"{', '.join(sorted(tensors)[:3])}: the conversion made while loading cannot be "
@@ -59,3 +63,18 @@ def configs(model: Any, quantizer: HfQuantizer | None) -> dict[str, str]:
     if model.can_generate() and getattr(model, "generation_config", None) is not None:
         found["generation_config.json"] = model.generation_config.to_json_string(use_diff=True)
     return found
+
+
+@contextmanager
+def _conversions_of(model: Any) -> Iterator[None]:
+    """Let a model that `transformers` loaded for the bridge have its transforms for a while."""
+    record = record_of(model)
+    if record is None or record.conversions is None:
+        yield
+        return
+    before = model._weight_conversions
+    model._weight_conversions = record.conversions
+    try:
+        yield
+    finally:
+        model._weight_conversions = before

@@ -47,31 +47,35 @@ class PackedConverter(WeightConverter):  # type: ignore[misc]  # likewise
 
     Args:
         loading: the load that it is a part of.
-        table: name after the renamings -> (target, name within its module).
+        table: name after the renamings -> the parameter of the model that stands for all
+            that is made of the tensor.
     """
 
-    def __init__(self, loading: Loading, table: Mapping[str, tuple[str, str]]) -> None:
-        leaves = sorted({leaf for _, leaf in table.values()}) or [""]
-        super().__init__(
-            [f"{_MARK}{leaf}" for leaf in leaves], [f"{_MARK}packed"], [Quantize(loading)]
-        )
+    def __init__(self, loading: Loading, table: Mapping[str, str]) -> None:
+        super().__init__([_MARK], [_MARK], [Quantize(loading)])
         self._loading = loading
         self._table = table
+        self._names: list[str] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedConverter:
         return PackedConverter(self._loading, self._table)
 
     def rename_source_key(self, source_key: str) -> tuple[str, str | None]:
-        """The target of a tensor, and which of its parts it is."""
-        if source_key not in self._table:
-            return source_key, None
-        target, leaf = self._table[source_key]
-        return target, f"{_MARK}{leaf}"
+        """The target of a tensor, and the one pattern that stands for all of them."""
+        target = self._table.get(source_key)
+        return (source_key, None) if target is None else (target, _MARK)
+
+    def add_tensor(
+        self, target_key: str, source_key: str, source_pattern: str, future: Any
+    ) -> None:
+        """Collect a tensor, named by what the checkpoint calls it."""
+        self._names.append(source_key)
+        super().add_tensor(target_key, source_key, source_pattern, future)
 
     def convert(self, layer_name: str, **kwargs: Any) -> dict[str, Tensor]:
-        """Pack or quantize what was collected for one target."""
-        collected = self.materialize_tensors()
-        tensors = {key.removeprefix(_MARK): found[0] for key, found in collected.items()}
+        """Pack, convert or quantize what was collected for one target."""
+        (collected,) = self.materialize_tensors().values()
+        tensors = dict(zip(self._names, collected, strict=True))
         info = kwargs.get("loading_info")
         missing = info.missing_keys if info is not None else None
         return self._loading.convert(layer_name, tensors, missing)

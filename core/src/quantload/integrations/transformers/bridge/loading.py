@@ -18,10 +18,14 @@ from quantload.integrations.transformers.bridge.checking import check_loaded, se
 from quantload.integrations.transformers.bridge.converters import PackedConverter
 from quantload.integrations.transformers.bridge.finishing import finish
 from quantload.integrations.transformers.bridge.placing import put_weight
-from quantload.integrations.transformers.conversions import TransformersNames
+from quantload.integrations.transformers.conversions import (
+    TransformersConversion,
+    TransformersNames,
+)
 from quantload.integrations.transformers.traits import traits_of
 from quantload.loading import tying
-from quantload.loading.plan import Decision, decide, host
+from quantload.loading.names import Route
+from quantload.loading.plan import HOST_CLASSES, Decision, decide, host
 from quantload.loading.record import LoadRecord, attach
 from quantload.quantizers.spec import ModuleSpec
 from quantload.quantizers.weight import WeightQuantizer
@@ -57,7 +61,8 @@ class Loading:
         self._decided: Decision | None = None
         self._record: LoadRecord | None = None
         self._outputs: dict[str, list[tuple[str, ModuleSpec | None]]] = {}
-        self._targets: dict[str, str] = {}
+        self._packed: dict[str, str] = {}
+        self._routes: dict[str, Route] = {}
         self._sizes: dict[str, float] = {}
 
     # -- planning ----------------------------------------------------------------------
@@ -96,6 +101,7 @@ class Loading:
         doubled = [n for pair in decided.ties.doubled for n in pair if _module(n) in decided.specs]
         decided.sharing.forget.update(doubled)
         tying.prune(model, decided.sharing.forget)
+        model._no_split_modules = {*(model._no_split_modules or ()), *HOST_CLASSES}
         self.quantizer.pre_quantized = core.pre_quantized = bool(packed) or not decided.fresh
         self._decided = decided
         self._outputs = _outputs(decided)
@@ -107,15 +113,17 @@ class Loading:
             decided.specs,
             core,
             decided.report,
+            conversions=names.used(),
         )
         for name, spec in decided.fresh.items():
             assert isinstance(core, WeightQuantizer)
             weight = core.empty(spec)
             self._sizes[f"{name}.weight"] = weight.nbytes / max(weight.numel(), 1)
-        table = self._table(renamed)
+        table = self._table(names, renamed)
         return [PackedConverter(self, table)] if table else []
 
-    def _table(self, renamed: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    def _table(self, names: TransformersNames, renamed: Mapping[str, str]) -> dict[str, str]:
+        """What the loader is not to take as it would: packed modules, and some floats."""
         assert self._decided is not None
         decided, table = self._decided, {}
         for module, origin in decided.evidence.names.items():
@@ -123,13 +131,19 @@ class Loading:
                 continue
             weight = self.model.get_submodule(module).weight
             target = f"{module}.weight.{next(iter(weight.storage()))}"
-            self._targets[target] = module
+            self._packed[target] = module
             for key in decided.specs[module].tensors:
-                table[renamed[f"{origin}.{key}"]] = (target, key)
+                table[renamed[f"{origin}.{key}"]] = target
         for route in decided.found.routes:
-            target = next(iter(route.targets))
-            if route.conversion is None and target in self._outputs:
-                table[renamed[route.sources[0]]] = (target, "weight")
+            if isinstance(route.conversion, TransformersConversion):
+                continue  # the loader has it too
+            target = next(name for name in route.targets if name in decided.expected)
+            direct = route.conversion is None and target not in self._outputs
+            if direct and names.locate(route.sources[0], decided.expected) == (target, False):
+                continue
+            self._routes[target] = route
+            for source in route.sources:
+                table[renamed[source]] = target
         return table
 
     def changes(self, name: str) -> bool:
@@ -150,14 +164,24 @@ class Loading:
         Returns:
             The parameters that the loader is to put in place itself.
         """
-        if target not in self._targets:
-            return self.quantize(target, tensors["weight"], missing)
-        assert self._decided is not None
-        module = self._targets[target]
         core = self.quantizer.core
-        assert isinstance(core, WeightQuantizer)
-        weight = core.pack(self._decided.specs[module], tensors)
-        return self._put(module, weight, missing)
+        assert self._decided is not None
+        if target in self._packed:
+            assert isinstance(core, WeightQuantizer)
+            module = self._packed[target]
+            start = f"{self._decided.evidence.names[module]}."
+            own = {name.removeprefix(start): tensor for name, tensor in tensors.items()}
+            return self._put(module, core.pack(self._decided.specs[module], own), missing)
+        route = self._routes[target]
+        made: Mapping[str, Tensor] = {target: next(iter(tensors.values()))}
+        if route.conversion is not None:
+            made = route.conversion(tensors)
+        found: dict[str, Tensor] = {}
+        for name, tensor in made.items():
+            if name in self._decided.found.provided:
+                dtype = self._decided.found.dtypes[name]
+                found |= self.quantize(name, tensor.to(dtype).contiguous(), missing)
+        return found
 
     def quantize(self, name: str, tensor: Tensor, missing: set[str] | None) -> dict[str, Tensor]:
         """Quantize a float parameter of the model, for every module that takes its bytes.
@@ -208,11 +232,7 @@ class Loading:
         """
         assert self._decided is not None
         assert self._record is not None
-        conversions = getattr(model, "_weight_conversions", None)
-        if conversions is not None:
-            model._weight_conversions = [
-                c for c in conversions if not isinstance(c, PackedConverter)
-            ]
+        model._weight_conversions = []  # what is saved has the checkpoint's own names
         check_loaded(model, self._decided, self.quantizer.place)
         finish(model, self._decided)
         attach(model, self._record)

@@ -12,8 +12,9 @@ from transformers.utils.quantization_config import QuantizationMethod
 from quantload.errors import UnsupportedOperationError
 from quantload.integrations.transformers.bridge.converters import PackedConverter, Quantize
 from quantload.integrations.transformers.bridge.loading import Loading
-from quantload.integrations.transformers.bridge.saving import checkpoint_tensors
 from quantload.loading import dequantize
+from quantload.loading.record import record_of
+from quantload.loading.save import stored_tensors
 from quantload.quantizers.auto import AutoHfQuantizer
 from quantload.verdict import Verdict
 
@@ -156,10 +157,10 @@ class BridgedQuantizer(HfQuantizer):  # type: ignore[misc]  # transformers is no
     def get_state_dict_and_metadata(
         self, model: Any
     ) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
-        """The tensors to save: those of the method in the place of the packed ones."""
+        """The tensors to save: under the names, and in the form, that they came in."""
         if getattr(model, "_hf_peft_config_loaded", False):
             return None, {}  # the adapters alone are saved
-        return checkpoint_tensors(model, self.core), {}
+        return dict(stored_tensors(model, record_of(model), self.core)), {}
 
     def _load(self) -> Loading:
         if self._loading is None:
