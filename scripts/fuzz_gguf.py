@@ -78,7 +78,7 @@ class Check:
                     call()
                 except self._error:
                     self.refused += 1
-            file = getattr(opened, "file", opened)
+            file: Any = getattr(opened, "file", opened)
             for name, tensor in file.tensors.items():
                 if tensor.nbytes < 1 << 20:
                     try:

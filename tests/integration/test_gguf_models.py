@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 import transformers
@@ -202,3 +203,44 @@ def test_rope_factors_that_no_llama_3_setting_gives_are_kept_as_they_are(tmp_pat
     loaded = load_model(converter.convert(model, "llama", tmp_path / "m.gguf"))
     plain = 500000.0 ** (-torch.arange(0, 16, 2) / 16)
     torch.testing.assert_close(loaded.model.rotary_emb.inv_freq.float(), plain / factors)
+
+
+def test_an_importance_matrix_names_no_architecture_and_is_told_by_its_type(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "")
+    del writer.kv_data[0]["general.architecture"]
+    writer.add_type("imatrix")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UnsupportedOperationError, match="it holds an importance matrix, not a mod"):
+        load_model(tmp_path / "m.gguf")
+
+
+def test_sampling_settings_are_those_of_generation(tmp_path):
+    def fill(writer):
+        writer.add_uint32("general.sampling.top_k", 20)
+        writer.add_float32("general.sampling.top_p", 0.8)
+        writer.add_float32("general.sampling.temp", 0.7)
+
+    path = converter.convert(original("llama"), "llama", tmp_path / "m.gguf", fill=fill)
+    loaded = load_model(path)
+    found = loaded.generation_config
+    assert (found.top_k, found.top_p, found.temperature) == (20, 0.8, 0.7)
+    assert found.do_sample
+    again = load_model(quantload.save_model(loaded, tmp_path / "n.gguf")).generation_config
+    assert (again.top_k, again.top_p, again.temperature) == (20, 0.8, 0.7)
+
+
+def test_what_yarn_multiplies_attention_with_is_a_factor_on_top(tmp_path):
+    def fill(writer):
+        writer.add_float32("llama.rope.scaling.yarn_attn_factor", 0.5)
+
+    case = "llama, yarn"
+    loaded = load_model(converter.convert(original(case), "llama", tmp_path / "m.gguf", fill=fill))
+    plain = load_model(converter.convert(original(case), "llama", tmp_path / "p.gguf"))
+    assert loaded.model.rotary_emb.attention_scaling == pytest.approx(
+        0.5 * plain.model.rotary_emb.attention_scaling
+    )
+    again = load_model(quantload.save_model(loaded, tmp_path / "n.gguf"))
+    assert torch.allclose(outputs(again, ids()), outputs(loaded, ids()), atol=1e-5)

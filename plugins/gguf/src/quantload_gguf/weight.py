@@ -15,6 +15,8 @@ from quantload_gguf.blocks import dequantize
 from quantload_gguf.ggml import GgmlType, ggml_type
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from typing_extensions import Self
 
 LINEAR_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -44,7 +46,7 @@ class GgufWeight(PackedWeight):
     @classmethod
     def from_blocks(
         cls,
-        blocks: Tensor,
+        blocks: Tensor | NDArray[np.uint8],
         ggml_type: str | int | GgmlType,
         shape: Sequence[int] | None = None,
         *,
@@ -53,7 +55,8 @@ class GgufWeight(PackedWeight):
         """A weight over blocks, which are kept as they are.
 
         Args:
-            blocks: uint8 `[rows, bytes per row]` (or `[experts, rows, bytes per row]`).
+            blocks: uint8 `[rows, bytes per row]` (or `[experts, rows, bytes per row]`), also as
+                an array of numpy.
             ggml_type: of the blocks, by name ("Q4_K") or number (12).
             shape: logical shape `(rows, columns)`; worked out from the blocks where None.
             dtype: compute dtype.
@@ -63,6 +66,7 @@ class GgufWeight(PackedWeight):
             UnsupportedOperationError: the type holds no weights.
         """
         kind = _weight_type(ggml_type)
+        blocks = torch.as_tensor(blocks)
         if blocks.dtype != torch.uint8 or blocks.dim() < 2 or blocks.shape[-1] % kind.nbytes:
             raise CheckpointError(
                 f"expected blocks of {kind.name} as uint8 [rows, a multiple of {kind.nbytes}], "

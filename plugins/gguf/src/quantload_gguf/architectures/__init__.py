@@ -49,10 +49,12 @@ def architecture_of(file: GgufFile) -> Architecture:
             no model; its tensors can still be read one by one.
         CheckpointError: the file names no architecture.
     """
-    name = file.architecture
-    what = _NO_MODELS.get(str(file.metadata.get("general.type"))) or _NO_MODELS.get(name)
+    # An importance matrix names no architecture.
+    said = (file.metadata.get(key) for key in ("general.type", "general.architecture"))
+    what = next((_NO_MODELS[str(word)] for word in said if str(word) in _NO_MODELS), None)
     if what is not None:
         raise UnsupportedOperationError(f"{file.path}: it holds {what}, not a model")
+    name = file.architecture
     found = ARCHITECTURES.get(name)
     if found is None:
         raise UnsupportedOperationError(

@@ -25,12 +25,8 @@ _LLAMA3 = {
     "high_freq_factor": "quantload.rope.high_freq_factor",
     _ORIGINAL: "quantload.rope.original_context_length",
 }
-_YARN = {
-    "extrapolation_factor": "yarn_ext_factor",
-    "attention_factor": "yarn_attn_factor",
-    "beta_fast": "yarn_beta_fast",
-    "beta_slow": "yarn_beta_slow",
-}
+_YARN = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+_YARN_ATTENTION = ("yarn_attn_factor", "attn_factor")
 
 
 def rope_parameters(facts: Facts, default_base: float = 10000.0) -> dict[str, Any]:
@@ -62,13 +58,21 @@ def rope_parameters(facts: Facts, default_base: float = 10000.0) -> dict[str, An
         found["original_max_position_embeddings"] = _original(facts)
         for name, key in _YARN.items():
             value = facts.number(f"rope.scaling.{key}", None)
-            if value is not None and name != "extrapolation_factor":
+            if value is not None:
                 found[name] = float(value)
+        # It comes on top of what stretching asks for; the config has the product.
+        more = math.prod(facts.number(f"rope.scaling.{key}", 1.0) for key in _YARN_ATTENTION)
+        if more != 1:
+            found["attention_factor"] = more * _yarn_attention(factor)
         return found
     raise CheckpointError(
         f"{facts.architecture}.rope.scaling.type is {kind!r}; known are none, linear, yarn and "
         f"longrope"
     )
+
+
+def _yarn_attention(factor: float) -> float:
+    return 1 + 0.1 * math.log(factor) if factor > 1 else 1.0
 
 
 def _original(facts: Facts) -> int:
@@ -130,6 +134,9 @@ def write_rope(value: Any, config: Any, keys: Keys) -> None:
         _write_original(value, config, keys)
         for name, key in _YARN.items():
             keys.number(f"rope.scaling.{key}", value.get(name))
+        if value.get("attention_factor") is not None:
+            more = value["attention_factor"] / _yarn_attention(value["factor"])
+            keys.number(f"rope.scaling.{_YARN_ATTENTION[0]}", more)
     if kind == "llama3":
         width = (
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -14,6 +14,14 @@ from quantload_gguf.reader import GgufFile
 _TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 COMPUTE_DTYPE = "quantload.dtype"
 """The dtype that a model computed in that was written here."""
+SAMPLING = {
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "temperature": "general.sampling.temp",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
+"""Key of the generation config -> key of the metadata."""
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -78,4 +86,8 @@ def generation_config(file: GgufFile) -> dict[str, Any]:
     ends = list(dict.fromkeys(token for token in turns if token is not None))
     if len(ends) > 1:
         found["eos_token_id"] = ends
+    sampling = {name: facts.other(key) for name, key in SAMPLING.items()}
+    found.update({name: value for name, value in sampling.items() if value is not None})
+    if found.get("temperature"):
+        found["do_sample"] = True
     return found

@@ -9,7 +9,7 @@ from typing import Any
 from quantload.errors import UnsupportedOperationError
 from quantload_gguf.architectures import ARCHITECTURES, WRITTEN_AS
 from quantload_gguf.architectures.keys import Keys
-from quantload_gguf.architectures.settings import COMPUTE_DTYPE
+from quantload_gguf.architectures.settings import COMPUTE_DTYPE, SAMPLING
 from quantload_gguf.architectures.table import Setting
 from quantload_gguf.container import Field, ValueType
 from quantload_gguf.container.writing import Planned
@@ -53,6 +53,15 @@ def fields_of(model: Any, name: str) -> tuple[dict[str, Field], dict[str, list[f
     for key, setting in architecture.config.items():
         if isinstance(setting, Setting) and setting.write is not None:
             setting.write(getattr(config, key, None), config, keys)
+    generation = getattr(model, "generation_config", None)
+    if getattr(generation, "do_sample", False):
+        for key, full in SAMPLING.items():
+            value = getattr(generation, key, None)
+            if value is not None:
+                whole = Field(int(value), ValueType.INT32)  # as the gguf package writes it
+                keys.fields[full] = (
+                    whole if key == "top_k" else Field(float(value), ValueType.FLOAT32)
+                )
     for key, value in architecture.constants.items():
         keys.put(f"{keys.architecture}.{key}", value)
     return keys.fields, keys.factors
