@@ -162,11 +162,10 @@ def llama_cpp(path: Path, meter: Meter) -> None:
 
 
 LIBRARIES = ["quantload", *(["llama.cpp"] if importlib.util.find_spec("llama_cpp") else [])]
+PAIRS = [*((kind, library) for kind in TYPES for library in LIBRARIES), ("Q4_0", "transformers")]
 CASES: dict[str, Case] = {
-    f"{kind}, {library}": functools.partial(measure, library, kind)
-    for kind in TYPES
-    for library in LIBRARIES
-} | {"Q4_0, transformers": functools.partial(measure, "transformers", "Q4_0")}
+    f"{kind}, {library}": functools.partial(measure, library, kind) for kind, library in PAIRS
+}
 
 
 def run() -> None:

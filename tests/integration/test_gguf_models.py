@@ -207,7 +207,7 @@ def test_rope_factors_that_no_llama_3_setting_gives_are_kept_as_they_are(tmp_pat
 
 def test_an_importance_matrix_names_no_architecture_and_is_told_by_its_type(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "")
-    del writer.kv_data[0]["general.architecture"]
+    writer.kv_data[0].pop("general.architecture", None)
     writer.add_type("imatrix")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

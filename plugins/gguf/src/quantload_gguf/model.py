@@ -63,8 +63,8 @@ class GgufModel(Checkpoint):
     def __init__(self, file: GgufFile) -> None:
         super().__init__(file.path, mmap=file.mmap)
         self.file = file
-        self.facts = Facts(file)
         self.architecture = architecture_of(file)
+        self.facts = Facts(file)
         self.model_options = self.architecture.options
         self._tensors = {t.name: t for t in _targets(file, self.facts, self.architecture)}
 

@@ -50,8 +50,8 @@ def architecture_of(file: GgufFile) -> Architecture:
         CheckpointError: the file names no architecture.
     """
     # An importance matrix names no architecture.
-    said = (file.metadata.get(key) for key in ("general.type", "general.architecture"))
-    what = next((_NO_MODELS[str(word)] for word in said if str(word) in _NO_MODELS), None)
+    words = [str(file.metadata.get(k)) for k in ("general.type", "general.architecture")]
+    what = next((_NO_MODELS[word] for word in words if word in _NO_MODELS), None)
     if what is not None:
         raise UnsupportedOperationError(f"{file.path}: it holds {what}, not a model")
     name = file.architecture
