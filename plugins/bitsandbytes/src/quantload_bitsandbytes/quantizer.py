@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -229,13 +229,17 @@ class BitsAndBytesQuantizer(WeightQuantizer):
         Without a `dtype`, in that of the model's float tensors: 4-bit layers compute in a
         dtype of their own, which the rest of the model need not have.
         """
-        return super().dequantize(model, dtype or _float_dtype(model.named_parameters()))
+        return super().dequantize(model, dtype or _float_dtype(model))
 
 
-def _float_dtype(parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.dtype | None:
+def _float_dtype(model: nn.Module) -> torch.dtype | None:
     """Dtype of the first float parameter that is not part of a packed weight."""
-    storage = ("packed", "absmax", "quant_map", "nested_absmax", "nested_quant_map", "scales")
-    for name, parameter in parameters:
-        if parameter.is_floating_point() and name.rpartition(".")[2] not in storage:
-            return parameter.dtype
+    from quantload.plugin import PackedWeight
+
+    for module in model.modules():
+        if isinstance(module, PackedWeight):
+            continue
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_floating_point():
+                return parameter.dtype
     return None

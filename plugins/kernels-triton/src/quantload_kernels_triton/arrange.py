@@ -53,7 +53,7 @@ def arrange(weight: AffineWeight) -> dict[str, Tensor | None]:
         packed[tiles] = words.pack(codes if order is None else codes[:, order], geometry)
     return {
         "words": packed,
-        "scales": _to_pairs(weight.scales, geometry),
+        "scales": to_pairs(weight.scales, geometry),
         "zeros": _pack_zeros(weight, geometry),
         "order": None if order is None else order.to(torch.int32),
         "segments": None if order is None else _segments(weight, order),
@@ -77,7 +77,7 @@ def restore(weight: AffineWeight) -> dict[str, Tensor | None]:
         parts.append(pack_planes(codes, weight.bits))
     return {
         "codes": parts[0] if len(parts) == 1 else torch.cat(parts),
-        "scales": _from_pairs(weight.scales, geometry),
+        "scales": from_pairs(weight.scales, geometry),
         "zeros": _unpack_zeros(weight, geometry),
         "offsets": None,
         "g_idx": weight.g_idx,
@@ -85,13 +85,15 @@ def restore(weight: AffineWeight) -> dict[str, Tensor | None]:
     }
 
 
-def _to_pairs(values: Tensor, geometry: Geometry) -> Tensor:
+def to_pairs(values: Tensor, geometry: Geometry) -> Tensor:
+    """Values `[rows, groups]` as `[groups, tiles, 8, 2]`; see `arrange`."""
     padded = F.pad(values, (0, 0, 0, geometry.padded_rows - geometry.rows))
     pairs = padded.view(geometry.tiles, 2, 8, -1).permute(3, 0, 2, 1)
     return pairs.contiguous()
 
 
-def _from_pairs(pairs: Tensor, geometry: Geometry) -> Tensor:
+def from_pairs(pairs: Tensor, geometry: Geometry) -> Tensor:
+    """The inverse of `to_pairs`."""
     values = pairs.permute(1, 3, 2, 0).reshape(geometry.padded_rows, -1)
     return values[: geometry.rows].contiguous()
 
@@ -101,7 +103,7 @@ def _pack_zeros(weight: AffineWeight, geometry: Geometry) -> Tensor | None:
         return None
     if weight.symmetric:
         return weight.zeros.new_empty((0,), dtype=torch.int16)
-    return _to_pairs(weight.zeros.to(torch.int16), geometry)
+    return to_pairs(weight.zeros.to(torch.int16), geometry)
 
 
 def _unpack_zeros(weight: AffineWeight, geometry: Geometry) -> Tensor | None:
@@ -111,7 +113,7 @@ def _unpack_zeros(weight: AffineWeight, geometry: Geometry) -> Tensor | None:
     if zeros.numel() == 0:
         size = (geometry.rows, weight.groups)
         return torch.full(size, 1 << (weight.bits - 1), dtype=dtype, device=zeros.device)
-    return _from_pairs(zeros, geometry).to(dtype)
+    return from_pairs(zeros, geometry).to(dtype)
 
 
 def _segments(weight: AffineWeight, order: Tensor) -> Tensor | None:

@@ -61,3 +61,10 @@ def device_verdict(device: torch.device, capability: tuple[int, int]) -> Verdict
             f"needs compute capability 8.0 or newer, the device has {capability[0]}.{capability[1]}"
         )
     return Verdict.yes()
+
+
+def dtype_verdict(dtype: torch.dtype) -> Verdict:
+    """Whether the kernels compute in a dtype."""
+    if dtype in (torch.float16, torch.bfloat16):
+        return Verdict.yes()
+    return Verdict.no(f"computes in float16 and bfloat16, not in {str(dtype).split('.')[-1]}")

@@ -11,7 +11,7 @@ from quantload.kernels import Kernel, KernelSpec
 from quantload.verdict import Verdict
 from quantload_kernels_triton import operators  # noqa: F401  registers the operators
 from quantload_kernels_triton.arrange import arrange, restore, run_of
-from quantload_kernels_triton.availability import device_verdict, triton_verdict
+from quantload_kernels_triton.availability import device_verdict, dtype_verdict, triton_verdict
 from quantload_kernels_triton.geometry import PLANES
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TritonAffine(Kernel):
             [
                 triton_verdict(),
                 device_verdict(spec.device, spec.capability),
-                _dtype_verdict(spec.dtype),
+                dtype_verdict(spec.dtype),
                 _weight_verdict(spec),
             ]
         )
@@ -64,12 +64,6 @@ class TritonAffine(Kernel):
             affine.shape[0],
         )
         return product
-
-
-def _dtype_verdict(dtype: torch.dtype) -> Verdict:
-    if dtype in (torch.float16, torch.bfloat16):
-        return Verdict.yes()
-    return Verdict.no(f"computes in float16 and bfloat16, not in {str(dtype).split('.')[-1]}")
 
 
 def _weight_verdict(spec: KernelSpec) -> Verdict:

@@ -39,6 +39,7 @@ class Arranged:
     run: int
     out_features: int
     in_features: int
+    table: str = ""
 
     @property
     def geometry(self) -> Geometry:
@@ -55,6 +56,7 @@ class Arranged:
             "RUN": self.run,
             "LISTED": self.segments is not None,
             "SYMMETRIC": self.zeros is None or self.zeros.numel() == 0,
+            "TABLE": self.table or None,
             "PTX": _PTX,
             "FIRST": _FIRST,
         }
@@ -86,7 +88,7 @@ def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None 
             return _few(x, weight, order, plan)
         x = _gathered(x, order)
         if plan.kernel == "decoded":
-            return F.linear(x, decode(weight, x.dtype))
+            return F.linear(x, decode(weight, x.dtype, plan))
         return _many(x, weight, plan)
 
 
@@ -110,12 +112,12 @@ def decode(weight: Arranged, dtype: torch.dtype, plan: Plan | None = None) -> Te
             geometry.units,
             weight.scales.shape[0],
             **weight.settings(),
-            SCALING=_scaling(weight.scales.dtype, dtype),
+            SCALING=_scaling(weight, dtype),
             MASKED=_missing(geometry, width),
             R=plan.tiles,
             U=plan.units,
             W=plan.warps,
-            DT=_HALVES.get(dtype, tl.float16),
+            DT=tl.float16 if weight.table else _HALVES.get(dtype, tl.float16),
             num_warps=plan.warps,
             num_stages=1,
         )
@@ -205,7 +207,7 @@ def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
         weight.scales.shape[0],
         each,
         **weight.settings(),
-        SCALING=_scaling(weight.scales.dtype, x.dtype),
+        SCALING=_scaling(weight, x.dtype, many=True),
         MASKED=_missing(geometry, width) or int(geometry.tiles % tall != 0),
         ROWS=plan.rows,
         R=plan.tiles,
@@ -256,11 +258,14 @@ def _gathered(x: Tensor, order: Tensor | None) -> Tensor:
     return x if order is None else x.index_select(1, order)
 
 
-def _scaling(scales: torch.dtype, out: torch.dtype) -> int:
+def _scaling(weight: Arranged, out: torch.dtype, many: bool = False) -> int:
     """See `scaled_plane`."""
-    if scales == out and out in _HALVES:
+    if many and weight.scales.shape[0] == 1:
+        return 3
+    if weight.scales.dtype == out and out in _HALVES:
         return 0
-    return 1 if out == torch.bfloat16 else 2
+    # An entry of a table is 1 at most: what two numbers of float16 miss, the weight would, too.
+    return 1 if (many if weight.table else out == torch.bfloat16) else 2
 
 
 def _current(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

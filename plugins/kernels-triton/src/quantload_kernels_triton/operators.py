@@ -18,8 +18,10 @@ _WEIGHT = (
     "Tensor words, Tensor scales, Tensor? zeros, Tensor? segments, Tensor? order, "
     "int bits, int group_size, int run, int out_features"
 )
-_LIBRARY.define(f"affine_linear(Tensor x, {_WEIGHT}) -> Tensor")
-_LIBRARY.define(f"affine_dequantize({_WEIGHT}, int in_features, ScalarType dtype) -> Tensor")
+_LIBRARY.define(f'affine_linear(Tensor x, {_WEIGHT}, str table="") -> Tensor')
+_LIBRARY.define(
+    f'affine_dequantize({_WEIGHT}, int in_features, ScalarType dtype, str table="") -> Tensor'
+)
 
 
 def affine_linear(
@@ -33,6 +35,7 @@ def affine_linear(
     group_size: int,
     run: int,
     out_features: int,
+    table: str = "",
 ) -> Tensor:
     """`x @ W.T` in `x.dtype`.
 
@@ -47,6 +50,7 @@ def affine_linear(
         group_size: columns of a group.
         run: columns that share a group, aligned, once they are sorted; a multiple of 32.
         out_features: rows of the weight.
+        table: what codes index, of `jit.tables.TABLES`; "" where they are integers.
 
     Returns:
         `[..., out_features]`.
@@ -55,7 +59,7 @@ def affine_linear(
 
     flat = x.reshape(-1, x.shape[-1])
     weight = launch.Arranged(
-        words, scales, zeros, segments, bits, group_size, run, out_features, x.shape[-1]
+        words, scales, zeros, segments, bits, group_size, run, out_features, x.shape[-1], table
     )
     y = launch.linear(flat, weight, order)
     return y.view(*x.shape[:-1], out_features)
@@ -73,12 +77,13 @@ def affine_dequantize(
     out_features: int,
     in_features: int,
     dtype: torch.dtype,
+    table: str = "",
 ) -> Tensor:
     """The weight `[out_features, in_features]` as `dtype`; see `affine_linear`."""
     from quantload_kernels_triton import launch
 
     weight = launch.Arranged(
-        words, scales, zeros, segments, bits, group_size, run, out_features, in_features
+        words, scales, zeros, segments, bits, group_size, run, out_features, in_features, table
     )
     matrix = launch.decode(weight, dtype)
     if order is not None:
@@ -88,25 +93,27 @@ def affine_dequantize(
 
 @torch.library.register_fake("quantload_triton::affine_linear", lib=_LIBRARY)
 def _linear_fake(x: Tensor, *weight: Any) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight[-1]))
+    return x.new_empty((*x.shape[:-1], weight[8]))
 
 
 @torch.library.register_fake("quantload_triton::affine_dequantize", lib=_LIBRARY)
 def _dequantize_fake(words: Tensor, *weight: Any) -> Tensor:
-    rows, columns, dtype = weight[-3:]
+    rows, columns, dtype = weight[7:10]
     return words.new_empty((rows, columns), dtype=dtype)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001  torch's
     ctx.save_for_backward(*inputs[1:6])
-    ctx.sizes = (*inputs[6:], inputs[0].shape[-1])
+    ctx.others = len(inputs) - 1
+    ctx.sizes = (*inputs[6:10], inputs[0].shape[-1])
+    ctx.table = inputs[10] if len(inputs) > 10 else ""
 
 
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     matrix = torch.ops.quantload_triton.affine_dequantize(
-        *ctx.saved_tensors, *ctx.sizes, grad.dtype
+        *ctx.saved_tensors, *ctx.sizes, grad.dtype, ctx.table
     )
-    return (grad @ matrix, *(None,) * 9)
+    return (grad @ matrix, *(None,) * ctx.others)
 
 
 torch.library.register_autograd(

@@ -2,7 +2,7 @@
 
 A product is given the plan of the listed one that is most like it; nothing is tried out
 at run time. In `tuning/`, a plan with a time (`us`, microseconds) was the fastest that
-`benchmarks/triton_affine.py --tune` found; a plan without one was chosen by likeness to
+`benchmarks/triton_tune.py` found; a plan without one was chosen by likeness to
 those and by what the compiler says of it, and never timed.
 """
 

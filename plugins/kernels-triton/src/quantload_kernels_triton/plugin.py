@@ -6,7 +6,12 @@ from quantload.plugin import API, KernelPack
 
 PACK = KernelPack(
     api=API,
-    kernels=("quantload_kernels_triton.kernel:TritonAffine",),
+    kernels=(
+        "quantload_kernels_triton.kernel:TritonAffine",
+        "quantload_kernels_triton.codebook:TritonCodebook",
+        "quantload_kernels_triton.rows8:TritonRows8",
+    ),
     devices=("cuda",),
-    summary="group-wise integers of 2, 3, 4 and 8 bits on CUDA (sm80 and newer), in Triton",
+    summary="group-wise integers of 2, 3, 4 and 8 bits, NF4 and FP4, and LLM.int8 weights on CUDA "
+    "(sm80 and newer), in Triton",
 )

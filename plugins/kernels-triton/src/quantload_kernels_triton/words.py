@@ -66,6 +66,32 @@ def unpack(words: Tensor, geometry: Geometry) -> Tensor:
     return grid.reshape(tiles * TILE, geometry.padded_columns)[:, : geometry.columns]
 
 
+def from_bytes(packed: Tensor, geometry: Geometry) -> Tensor:
+    """Words of a whole weight of 4 bits, from two codes a byte, the first in the high half.
+
+    Args:
+        packed: uint8, `rows * columns / 2` of them; `columns` is even.
+        geometry: of the weight.
+    """
+    halves = packed.view(geometry.rows, geometry.columns // 2)
+    made = []
+    for tiles in tile_runs(geometry):
+        part = halves[rows_of(tiles, geometry)]
+        codes = torch.stack([part >> 4, part & 15], -1).view(part.shape[0], geometry.columns)
+        made.append(pack(codes, geometry))
+    return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def to_bytes(words: Tensor, geometry: Geometry) -> Tensor:
+    """The inverse of `from_bytes`, flat."""
+    made = []
+    for tiles in tile_runs(geometry):
+        rows = rows_of(tiles, geometry)
+        codes = unpack(words[tiles], geometry)[: rows.stop - rows.start]
+        made.append((codes[:, ::2] << 4 | codes[:, 1::2]).reshape(-1))
+    return made[0] if len(made) == 1 else torch.cat(made)
+
+
 def _gather(fields: Tensor, width: int) -> Tensor:
     """Fields uint8 `[..., n]` of `width` bits as int16 words `[...]`, the first lowest."""
     words = fields[..., 0].to(torch.int32)

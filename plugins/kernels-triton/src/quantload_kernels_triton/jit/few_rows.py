@@ -16,6 +16,7 @@ from quantload_kernels_triton.jit.fields import codes_minus_zero, prepared_zero
 from quantload_kernels_triton.jit.groups import group_of, load_scales, load_zeros, spread_rows
 from quantload_kernels_triton.jit.loads import load_activations, load_packed, load_words
 from quantload_kernels_triton.jit.pack import wait_for_last
+from quantload_kernels_triton.jit.tables import looked_up
 
 
 @triton.jit
@@ -42,6 +43,7 @@ def _add_units(
     RUN: tl.constexpr,
     LISTED: tl.constexpr,
     SYMMETRIC: tl.constexpr,
+    TABLE: tl.constexpr,
     PACKED: tl.constexpr,
     MASKED: tl.constexpr,
     R: tl.constexpr,
@@ -56,6 +58,9 @@ def _add_units(
     planes: tl.constexpr = UNIT // 16
     together: tl.constexpr = planes if U > 1 or RUN >= UNIT else RUN // 16
     warp = tl.arange(0, 32 * W) // 32
+    looked = ()
+    if TABLE is not None:
+        looked = looked_up(low, TABLE, DT, False, PTX)
     for part in tl.static_range(planes // together):
         start = (unit + warp * U) * UNIT + part * together * 16
         group = group_of(start, segments, columns, groups, GROUP, RUN, LISTED)
@@ -64,8 +69,11 @@ def _add_units(
         zero = spread_rows(prepared_zero(zero, BITS, DT, PTX), R, U, W)
         products = tl.zeros((W, R * 16, N8 * 8), tl.float32)
         for index in tl.static_range(together):
-            words = lower if part * together + index >= 8 else low
-            codes = codes_minus_zero(words, high, zero, part * together + index, BITS, DT, PTX)
+            if TABLE is not None:
+                codes = looked[part * together + index]
+            else:
+                words = lower if part * together + index >= 8 else low
+                codes = codes_minus_zero(words, high, zero, part * together + index, BITS, DT, PTX)
             codes = tl.permute(codes, (2, 0, 6, 3, 1, 5, 4, 7))  # W R r8 g U k8 t p
             column = unit * UNIT + (part * together + index) * 16
             if PACKED:
@@ -103,6 +111,7 @@ def few_rows(
     RUN: tl.constexpr,
     LISTED: tl.constexpr,
     SYMMETRIC: tl.constexpr,
+    TABLE: tl.constexpr,
     PACKED: tl.constexpr,
     MASKED: tl.constexpr,
     R: tl.constexpr,
@@ -184,6 +193,7 @@ def few_rows(
                 RUN,
                 LISTED,
                 SYMMETRIC,
+                TABLE,
                 PACKED,
                 MASKED,
                 R,

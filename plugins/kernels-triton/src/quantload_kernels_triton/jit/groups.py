@@ -105,8 +105,10 @@ def scaled_plane(
     high,
     zero,
     scale,
+    looked,
     PLANE: tl.constexpr,
     BITS: tl.constexpr,
+    TABLE: tl.constexpr,
     SCALING: tl.constexpr,
     R: tl.constexpr,
     U: tl.constexpr,
@@ -122,10 +124,12 @@ def scaled_plane(
         high: see `codes_minus_zero`.
         zero: int16 zero-points `[R, W, 8, 4, 2]`.
         scale: scales `[R, W, 8, 4, 2]`, in the dtype they are stored in.
+        looked: where there is a `TABLE`, its entries for the planes (`tables.looked_up`).
         PLANE: which plane.
         BITS: bits of a code.
+        TABLE: name of the table that codes index; None where they are integers.
         SCALING: 0 where `OUT` holds scales exactly, 1 where two numbers of `OUT` do, 2
-            where float32 must.
+            where float32 must, 3 where the caller multiplies with them.
         R: tiles.
         U: units.
         W: warps.
@@ -133,9 +137,14 @@ def scaled_plane(
         OUT: dtype of the weights; `DT` unless `SCALING` is 2.
         PTX: whether inline PTX can be used.
     """
-    prepared = spread_rows(prepared_zero(zero, BITS, DT, PTX), R, U, W)
-    codes = codes_minus_zero(words, high, prepared, PLANE, BITS, DT, PTX)
-    if not PTX or SCALING == 2:
+    if TABLE is not None:
+        codes = looked[PLANE]
+    else:
+        prepared = spread_rows(prepared_zero(zero, BITS, DT, PTX), R, U, W)
+        codes = codes_minus_zero(words, high, prepared, PLANE, BITS, DT, PTX)
+    if SCALING == 3:
+        plane = codes
+    elif not PTX or SCALING == 2:
         plane = (codes.to(tl.float32) * spread_rows(scale.to(tl.float32), R, U, W)).to(OUT)
     elif SCALING == 0:
         coarse = scale.to(OUT)

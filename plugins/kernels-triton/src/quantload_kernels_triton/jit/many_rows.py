@@ -12,6 +12,7 @@ import triton.language as tl
 from quantload_kernels_triton.jit.groups import group_of, load_scales, load_zeros, scaled_plane
 from quantload_kernels_triton.jit.loads import load_words
 from quantload_kernels_triton.jit.pack import start_next, wait_for_last
+from quantload_kernels_triton.jit.tables import looked_up
 
 
 @triton.jit
@@ -66,6 +67,7 @@ def weights_of(
     RUN: tl.constexpr,
     LISTED: tl.constexpr,
     SYMMETRIC: tl.constexpr,
+    TABLE: tl.constexpr,
     SCALING: tl.constexpr,
     DOWN: tl.constexpr,
     MASKED: tl.constexpr,
@@ -96,6 +98,9 @@ def weights_of(
     else:
         lower = low
         high = low
+    looked = ()
+    if TABLE is not None:
+        looked = looked_up(low, TABLE, DT, tl.float32 == OUT, PTX)
     planes = ()
     for part in tl.static_range(count // together):
         column = unit * UNIT + part * together * 16
@@ -110,8 +115,10 @@ def weights_of(
                 high,
                 zero,
                 scale,
+                looked,
                 part * together + index,
                 BITS,
+                TABLE,
                 SCALING,
                 R,
                 U,
@@ -146,6 +153,7 @@ def many_rows(
     RUN: tl.constexpr,
     LISTED: tl.constexpr,
     SYMMETRIC: tl.constexpr,
+    TABLE: tl.constexpr,
     SCALING: tl.constexpr,
     MASKED: tl.constexpr,
     ROWS: tl.constexpr,
@@ -197,6 +205,7 @@ def many_rows(
                 RUN,
                 LISTED,
                 SYMMETRIC,
+                TABLE,
                 SCALING,
                 True,
                 MASKED,
@@ -217,6 +226,10 @@ def many_rows(
         if PTX:
             sums = finished(sums)
     row = first * 16 + tl.arange(0, TALL)
+    if SCALING == 3:  # one group: `scales` is [tiles, 8, 2]
+        at = row // 16 * 16 + row % 8 * 2 + row // 8 % 2
+        scale = tl.load(scales + at, mask=row < tiles * 16, other=0.0).to(tl.float32)
+        sums *= scale[:, None]
     out = (tl.program_id(2) * rows + token).to(tl.int64)
     where = y + out[:, None] * out_rows + row[None, :]
     mask = (token < rows)[:, None] & (row < out_rows)[None, :]

@@ -1,0 +1,191 @@
+"""Finds the fastest plans of the Triton kernels on this device.
+
+    python benchmarks/triton_tune.py [--layout affine|nf4|rows8] [--kernel many] [--log FILE]
+
+Every plan that may be fast is compiled, in many processes, checked against float32, and
+timed as in `triton_affine.py`; the best of each product is written as an entry of a table
+in the package's `tuning/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from triton_affine import (
+    arguments_of,
+    asked,
+    dense_weights,
+    error,
+    microseconds,
+    random_weight,
+    wanted,
+    weights_of,
+)
+
+from quantload_kernels_triton import launch
+from quantload_kernels_triton.geometry import Geometry
+from quantload_kernels_triton.plans import Plan, fitted
+
+KINDS = (("few", False), ("few", True), ("many", False), ("decoded", False), ("hopper", False))
+
+
+def plans(rows: int, geometry: Geometry, run: int) -> Iterator[Plan]:
+    """What may be fast for so many rows."""
+    widest = max(1, run // geometry.unit)
+    found: dict[Plan, None] = {}
+    if rows <= 32:
+        eights = 1 if rows <= 8 else 2 if rows <= 16 else 4
+        units = [u for u in (1, 2, 4) if u <= widest]
+        for packed, tiles, warps, unit, ahead in itertools.product(
+            (False, True), (1, 2, 4), (4, 8, 16), units, (1, 2, 4)
+        ):
+            loads = tiles * unit * ahead
+            if loads > 8 or tiles * eights > 8 or (loads < 2 and geometry.bits != 3):
+                continue
+            if packed and (ahead > 2 or warps > 8):
+                continue
+            if rows > 16 and not packed:
+                continue
+            if not packed and rows > 8 and tiles * unit < 4:
+                continue
+            found[Plan("few", tiles, unit, warps, ahead, packed)] = None
+    if rows > 8:
+        found.update(dict.fromkeys(wide_plans(rows, geometry)))
+    if rows >= 512:
+        for tiles, unit, warps in ((1, 2, 4), (2, 2, 4), (1, 2, 8), (1, 1, 4)):
+            found[Plan("decoded", tiles, unit, warps)] = None
+    yield from dict.fromkeys(fitted(plan, geometry, run) for plan in found)
+
+
+def wide_plans(rows: int, geometry: Geometry) -> Iterator[Plan]:
+    """Plans of the kernel whose warps share activations."""
+    unit = max(1, 64 // geometry.unit)
+    depth = unit * geometry.unit
+    for many, (tiles, warps), ahead, stages, parts in itertools.product(
+        (16, 32, 64, 128, 256), ((1, 4), (2, 4), (1, 8)), (1, 2, 4), (2, 3, 4, 6), (1, 2, 4, 8)
+    ):
+        tall = 16 * tiles * warps
+        programs = -(-rows // many) * -(-geometry.rows // tall) * parts
+        shared = stages * ahead * (many * 2 + tall * geometry.bits // 8) * depth
+        if (many // 2 >= rows and many > 16) or many < min(rows, 128) // 2:
+            continue
+        if shared > 200_000 or many * tall > 128 * 256 or not programs >= 64:
+            continue
+        if not 4 <= stages * ahead * depth // 64 <= 8 or (stages == 6 and many > 64):
+            continue
+        if parts > 1 and (programs > 600 or rows >= 512):
+            continue
+        yield Plan("many", tiles, unit, warps, ahead, False, many, stages, parts)
+
+
+def compile_all(arguments: argparse.Namespace) -> None:
+    """Compile what `tune` will run, in many processes."""
+    run = {"nf4": 64, "rows8": 256}.get(arguments.layout, min(arguments.group, 256))
+    jobs: dict[tuple[object, ...], None] = {}
+    for (out, into), rows in itertools.product(arguments.shapes, arguments.rows):
+        geometry = Geometry(arguments.bits, out, into)
+        for plan in plans(rows, geometry, run):
+            if arguments.kernel and plan.kernel not in arguments.kernel:
+                continue
+            width = plan.units * plan.ahead * (1 if plan.kernel == "many" else plan.warps)
+            columns = 8192 if geometry.units % width == 0 else 11008
+            few = 8 if rows <= 8 else 16 if rows <= 16 else 32
+            parts = min(plan.parts, 2)
+            key = (few if plan.kernel == "few" else 32, columns, replace(plan, parts=parts))
+            jobs[key] = None
+    count = min(len(os.sched_getaffinity(0)) - 1, 1 + len(jobs) // 8)
+    settings = (arguments.bits, arguments.group, arguments.dtype, arguments.layout)
+    print(f"compiling {len(jobs)} variants", flush=True)
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
+        for failed in pool.imap_unordered(_compile, [(settings, *j) for j in jobs], chunksize=2):
+            if failed:
+                print(failed, flush=True)
+
+
+def _compile(job: tuple[tuple[int, int, str, str], int, int, Plan]) -> str:
+    (bits, group, name, layout), rows, columns, plan = job
+    dtype = getattr(torch, name)
+    weight = random_weight(512, columns, bits, group, dtype, 0, layout)
+    x = torch.randn(rows, columns, device="cuda", dtype=dtype)
+    try:
+        launch.linear(x, weight, None, plan)
+    except Exception as failure:  # noqa: BLE001  a plan that cannot be is no plan
+        return f"{short(plan)}: {type(failure).__name__} {str(failure)[:90]}"
+    return ""
+
+
+def tune(arguments: argparse.Namespace) -> list[dict[str, object]]:
+    """The fastest plans, and in `--log` every time."""
+    measured, log = [], []
+    dtype = getattr(torch, arguments.dtype)
+    compile_all(arguments)
+    for out, into in arguments.shapes:
+        geometry = Geometry(arguments.bits, out, into)
+        weights = weights_of(arguments, out, into)
+        run = weights[0].run
+        for rows in arguments.rows:
+            x = torch.randn(rows, into, device="cuda", dtype=dtype)
+            few = x[:256]
+            right = wanted(weights[0], few)
+            times: dict[Plan, float] = {}
+            for plan in plans(rows, geometry, run):
+                if arguments.kernel and plan.kernel not in arguments.kernel:
+                    continue
+                try:
+                    wrong = error(weights[0], few, right, plan)
+                    if wrong > 4e-3:
+                        print(f"WRONG {wrong:.1e} {out}x{into} {rows}: {plan}", flush=True)
+                        continue
+                    calls = [lambda w=w, p=plan: launch.linear(x, w, None, p) for w in weights]
+                    times[plan] = microseconds(calls, samples=3, budget=600)
+                except Exception as failure:  # noqa: BLE001  too much shared memory, say
+                    log.append({"plan": repr(plan), "failed": str(failure)[:200]})
+            best = sorted(times, key=times.__getitem__)
+            product = {"out": out, "in": into, "rows": rows}
+            log += [{**product, "us": times[plan], "plan": vars(plan)} for plan in best]
+            for kind in KINDS:
+                for plan in [p for p in best if (p.kernel, p.packed) == kind][:1]:
+                    print(f"{out}x{into} {rows:5d} {times[plan]:9.2f} {short(plan)}", flush=True)
+            dense = dense_weights(out, into, dtype)
+            cublas = microseconds([lambda w=w: F.linear(x, w) for w in dense])
+            print(f"{out}x{into} {rows:5d} {cublas:9.2f} cuBLAS", flush=True)
+            entry = {"bits": arguments.bits, "rows": rows, "out": out, "in": into}
+            measured.append({**entry, "us": round(times[best[0]], 2), "plan": vars(best[0])})
+    if arguments.log:
+        arguments.log.write_text(json.dumps(log) + "\n", encoding="utf-8")
+    return measured
+
+
+def short(plan: Plan) -> str:
+    """A plan in few letters."""
+    if plan.kernel == "many":
+        sizes = (
+            f"{plan.rows}x{16 * plan.tiles * plan.warps} stages={plan.stages} parts={plan.parts}"
+        )
+    else:
+        sizes = f"tiles={plan.tiles}{' packed' if plan.packed else ''}"
+    return f"{plan.kernel} warps={plan.warps} units={plan.units}x{plan.ahead} {sizes}"
+
+
+def main() -> None:
+    """See the module."""
+    parser = arguments_of(__doc__)
+    parser.add_argument("--kernel", nargs="+", help="tune these alone")
+    parser.add_argument("--log", type=Path, help="where every time is written")
+    arguments = asked(parser)
+    name = f"plans-{arguments.layout}-{arguments.bits}bit.json"
+    text = json.dumps({"plans": tune(arguments)}, indent=1)
+    (arguments.out / name).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
