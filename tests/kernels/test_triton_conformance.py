@@ -8,7 +8,7 @@ import pytest
 import torch
 from makers import make_weight
 
-from quantload.plugin import PackedWeight
+from quantload.plugin import ModuleSpec, PackedWeight
 from quantload.testing import KernelSuite
 from quantload.testing.declared import require
 
@@ -37,3 +37,47 @@ class TestTritonAffine(KernelSuite):
         """A random weight of the layout; no method is needed for it."""
         require(device)
         return make_weight(rows=shape[0], columns=shape[1], dtype=dtype, **config).to(device)
+
+
+class _Bitsandbytes(KernelSuite):
+    __test__ = False
+    pack = "triton"
+    distribution = "quantload-kernels-triton"
+    shapes = ((256, 512), (96, 384))
+    rows = (1, 3, 8, 17, 64, 130)
+    dtypes = (torch.float16, torch.bfloat16)
+    devices = ("cuda",)
+    shard_dims = (0, 1)
+    extra_bytes = 0.2
+
+    def packed_weight(
+        self, config: Any, shape: tuple[int, int], dtype: torch.dtype, device: str
+    ) -> PackedWeight:
+        """Random numbers, quantized by the method."""
+        require(device)
+        from quantload import AutoHfQuantizer
+
+        quantizer: Any = AutoHfQuantizer.from_config(config)
+        source = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.05
+        weight: PackedWeight = quantizer.quantize(ModuleSpec("layer", shape=shape), source)
+        weight.set_compute_dtype(dtype)
+        return weight.to(device)
+
+
+class TestTritonCodebook(_Bitsandbytes):
+    __test__ = True
+    kernels = ("triton_codebook",)
+    configs: ClassVar = {
+        "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+        "fp4, double": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "fp4",
+            "bnb_4bit_use_double_quant": True,
+        },
+    }
+
+
+class TestTritonRows8(_Bitsandbytes):
+    __test__ = True
+    kernels = ("triton_rows8",)
+    configs: ClassVar = {"int8": {"load_in_8bit": True}}
