@@ -11,24 +11,13 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
-from matplotlib.text import Text
+from _labels import Box, place
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 INK, FAINT, ACCENT, BASE = "#222222", "#b8b8b8", "#1f6fb4", "#c2571a"
-_DOT = 12  # pixels that a label keeps away from the middle of a dot
-# Places to try for a label, in points from its dot: beside it, at its corners, farther off.
-_PLACES = [
-    ((9, 0), "left", "center"),
-    ((-9, 0), "right", "center"),
-    ((0, 9), "center", "bottom"),
-    ((0, -9), "center", "top"),
-    ((8, 8), "left", "bottom"),
-    ((8, -8), "left", "top"),
-    ((-8, 8), "right", "bottom"),
-    ((-8, -8), "right", "top"),
-    *(((34, y), "left", "center") for y in (18, -18, 36, -36)),
-    *(((-34, y), "right", "center") for y in (18, -18, 36, -36)),
-]
+_LEADER = "#6f6f6f"
+# Ticks within a decade: some where the values span much, more where they span little.
+_TICKS = {False: (1, 1.5, 2, 3, 5, 7), True: (1, 1.1, 1.2, 1.4, 1.6, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)}
 
 
 def plot(rows: Mapping[str, Mapping[str, Any]], base: str, title: str, path: Path) -> None:
@@ -45,10 +34,18 @@ def plot(rows: Mapping[str, Mapping[str, Any]], base: str, title: str, path: Pat
     y = {label: row["perplexity"] for label, row in rows.items()}
     axes.axhline(y[base], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     colors = [BASE if label == base else ACCENT for label in rows]
-    axes.scatter(list(x.values()), list(y.values()), c=colors, s=46, zorder=3)
+    axes.scatter(
+        list(x.values()),
+        list(y.values()),
+        c=colors,
+        s=42,
+        zorder=3,
+        edgecolors="white",
+        linewidths=0.8,
+    )
     axes.set_xlim(min(x.values()) * 0.7, max(x.values()) * 1.12)
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_locator(LogLocator(subs=_TICKS[max(y.values()) < 2 * min(y.values())]))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_locator(NullLocator())
     low, high = min(y.values()), max(y.values())
@@ -75,30 +72,38 @@ def _label(
     colors: Mapping[str, str],
     line: float,
 ) -> None:
-    """Put each label at the first place where it covers no dot, no other label, not the line."""
-    height = axes.transData.transform((0, line))[1]
-    leader = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 6}
+    """Write the labels where `place` puts them, with a line to the dots they are far from."""
+    points_per_pixel = 72 / axes.figure.dpi  # of a point, the unit of the places
     renderer = axes.figure.canvas.get_renderer()
-    dots = [axes.transData.transform(point) for point in points.values()]
-    taken: list[Any] = []
-    for name, (x, y) in sorted(points.items(), key=lambda item: -item[1][1]):
-        style = {"fontsize": 9, "color": colors[name]}
-        where = {"xytext": (0, 0), "textcoords": "offset points"}
-        note = axes.annotate(name, (x, y), arrowprops=leader, **where, **style)
+    style = {"fontsize": 9, "va": "bottom", "ha": "left"}
 
-        def clashes(place: tuple[Any, str, str], note: Any = note) -> int:
-            note.xyann, horizontal, vertical = place
-            note.set(ha=horizontal, va=vertical)
-            note.update_positions(renderer)
-            box = Text.get_window_extent(note, renderer)  # without its leader
-            outside = box.x0 < axes.bbox.x0 or box.x1 > axes.bbox.x1
-            return int(
-                4 * sum(box.overlaps(other) for other in taken)
-                + 4 * sum(box.padded(_DOT).contains(*dot) for dot in dots)
-                + (box.y0 < height < box.y1)
-                + outside
+    def scaled(x: float, y: float) -> tuple[float, float]:
+        return float(x) * points_per_pixel, float(y) * points_per_pixel
+
+    notes = {
+        name: axes.annotate(name, points[name], color=colors[name], **style) for name in points
+    }
+    extents = [note.get_window_extent(renderer) for note in notes.values()]
+    sizes = [scaled(extent.width, extent.height) for extent in extents]
+    dots = [scaled(*axes.transData.transform(point)) for point in points.values()]
+    frame = Box(*scaled(axes.bbox.x0, axes.bbox.y0), *scaled(axes.bbox.x1, axes.bbox.y1))
+    height = scaled(*axes.transData.transform((0, line)))[1]
+    for note, found in zip(notes.values(), place(dots, sizes, frame, height), strict=True):
+        note.xyann = found.box.x0 - found.dot[0], found.box.y0 - found.dot[1]
+        note.anncoords = "offset points"
+        if found.leader:
+            end = found.line[1]
+            axes.annotate(
+                "",
+                note.xy,
+                xytext=(end[0] - found.dot[0], end[1] - found.dot[1]),
+                textcoords="offset points",
+                zorder=4,  # over the dots: where they overlap, it shows whose the label is
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": _LEADER,
+                    "linewidth": 0.8,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                },
             )
-
-        clashes(min(_PLACES, key=clashes))  # the first of the best, set once more
-        note.arrow_patch.set_visible(abs(note.xyann[0]) > 10)  # only where it is far off
-        taken.append(Text.get_window_extent(note, renderer))

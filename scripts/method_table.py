@@ -17,6 +17,7 @@ from quantload.registry.resolver import registry
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 START, END = "<!-- --8<-- [start:methods] -->\n", "<!-- --8<-- [end:methods] -->\n"
+TESTED = ("cpu", "cuda")
 HEADS = ("method", "package", "runs on", "loads", "quantizes on load", "saves", "unpacks", "LoRA")
 
 
@@ -43,7 +44,8 @@ def row(records: list[EntryRecord]) -> list[str]:
     )
     names = " ".join(f"`{record.name}`" for record in records)
     ticks = ("yes" if flag else "no" for flag in flags)
-    return [names, f"`{records[0].distribution}`", ", ".join(plugin.devices), *ticks]
+    places = (name if name in TESTED else f"*{name}*" for name in plugin.devices)
+    return [names, f"`{records[0].distribution}`", ", ".join(places), *ticks]
 
 
 def render() -> str:
