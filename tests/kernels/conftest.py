@@ -1,19 +1,13 @@
-"""Without a CUDA device the kernels run in triton's interpreter, which must be said before they
-are imported.
-"""
+"""What the tests of the kernels share."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture

@@ -37,9 +37,12 @@ def _enabled() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _stranger() -> Iterator[None]:
-    """The toy method, registered in code: the bridge serves it like any other."""
+    """The toy method, registered in code: the bridge serves it like any other.
+
+    For a module, not longer: other tests of the same process install a toy of that name.
+    """
     from toy8.plugin import PLUGIN
 
     with register("toy8", PLUGIN):
