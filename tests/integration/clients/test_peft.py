@@ -262,3 +262,22 @@ def test_preparing_for_kbit_training_leaves_the_bytes_as_they_are(
     after = bytes_of(base)
     assert same(after, before)
     assert [t.dtype for t in after.values()] == [t.dtype for t in before.values()]
+
+
+@pytest.mark.parametrize("method", ["nf4", "gptq"])
+def test_models_of_the_bridge_learn_and_merge_too(
+    folder_of: Callable[[str], Path], method: str, batch: torch.Tensor, merging: None
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    with quantload.enable_transformers():
+        base = transformers.AutoModelForCausalLM.from_pretrained(
+            folder_of(method), dtype=torch.float32
+        )
+        model = peft.get_peft_model(
+            peft.prepare_model_for_kbit_training(base), peft.LoraConfig(**LORA)
+        )
+        losses = steps(model, batch, 6)
+        assert losses[-1] < losses[0]
+        merged = model.merge_and_unload()
+    assert sum(isinstance(m, PackedWeight) for m in merged.modules()) == 28
+    assert torch.isfinite(merged(batch[:1]).logits).all()

@@ -83,3 +83,22 @@ def test_symmetric_groups_of_128_are_close_on_average(
     model = quantload.load_model(folder, quantization_config={**GPTQ, "group_size": 128})
     found = encoder(folder, model).encode(sentences, convert_to_tensor=True)
     assert cosines(found, wanted).mean() >= 0.95
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_through_the_bridge_the_same_config_gives_the_same_embeddings(
+    way: str, folder: str, sentences: list[str]
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    import quantload
+
+    config, _ = WAYS[way]
+    direct = encoder(folder, quantload.load_model(folder, quantization_config=config))
+    with quantload.enable_transformers():
+        bridged = SentenceTransformer(
+            folder, device="cpu", model_kwargs={"quantization_config": config}
+        )
+    assert bridged[0].model.is_quantized
+    found = bridged.encode(sentences[:8], convert_to_tensor=True)
+    assert torch.equal(found, direct.encode(sentences[:8], convert_to_tensor=True))
