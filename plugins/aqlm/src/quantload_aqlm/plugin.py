@@ -20,3 +20,10 @@ KERNELS = KernelPack(
     devices=("cpu",),
     summary="AQLM on the CPU: products with the codebooks looked up, for few rows",
 )
+TRITON = KernelPack(
+    api=1,
+    kernels=("quantload_aqlm.triton:TritonKernel",),
+    requires=("quantload-kernels-triton>=0.1,<0.2",),
+    devices=("cuda",),
+    summary="AQLM on CUDA (sm80 and newer): groups of eight columns, in Triton",
+)
