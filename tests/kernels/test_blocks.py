@@ -102,7 +102,7 @@ def test_either_order_of_the_dimensions_of_a_load(repacked, monkeypatch):
     from quantload_kernels_triton.blocks import launch
 
     for first in (True, False):
-        monkeypatch.setattr(launch, "_FIRST", first)
+        monkeypatch.setattr(launch, "FIRST", first)
         for kind, plan in (("Q5_K", "few"), ("Q6_K", "many")):
             weight, matrix = repacked(kind, rows=16, columns=256)
             x = sample(3, weight)

@@ -83,7 +83,7 @@ def test_either_order_of_the_dimensions_of_a_load(monkeypatch):
     from quantload_kernels_triton.codebooks import launch
 
     for first in (True, False):
-        monkeypatch.setattr(launch, "_FIRST", first)
+        monkeypatch.setattr(launch, "FIRST", first)
         weight, matrix = repacked(2, 8, 24, 128)
         for plan in ("few", "many"):
             x = sample(3, weight)

@@ -91,7 +91,7 @@ def test_either_order_of_the_dimensions_of_a_load(kernel, plan, monkeypatch):
     from quantload_kernels_triton import launch
 
     for first in (True, False):
-        monkeypatch.setattr(launch, "_FIRST", first)
+        monkeypatch.setattr(launch, "FIRST", first)
         weight = make_weight(3, 64, 512, 128, act_order="even")
         assert product(kernel, weight, 3, plan) < 1e-3
 

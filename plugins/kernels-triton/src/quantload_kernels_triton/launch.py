@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +10,21 @@ import torch.nn.functional as F
 import triton.language as tl
 from torch import Tensor
 
-from quantload_kernels_triton.availability import interpreting, version
 from quantload_kernels_triton.geometry import Geometry
 from quantload_kernels_triton.jit.decoded import decoded
 from quantload_kernels_triton.jit.few_rows import few_rows
-from quantload_kernels_triton.jit.many_rows import add_parts, many_rows
-from quantload_kernels_triton.jit.pack import pack_rows
+from quantload_kernels_triton.jit.many_rows import many_rows
+from quantload_kernels_triton.launching import (
+    FIRST,
+    HALVES,
+    PTX,
+    add_up,
+    launch_options,
+    on_device_of,
+    overlaps,
+    pack_activations,
+)
 from quantload_kernels_triton.plans import MOST_FEW, Plan, family, fitted, plan_for
-
-_PTX = not interpreting() and torch.version.hip is None
-_FIRST = version() < (3, 7)
-_HALVES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-_ADDED_AT_ONCE = 1024
-_PACKED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Arranged:
             "LISTED": self.segments is not None,
             "SYMMETRIC": self.zeros is None or self.zeros.numel() == 0,
             "TABLE": self.table or None,
-            "PTX": _PTX,
-            "FIRST": _FIRST,
+            "PTX": PTX,
+            "FIRST": FIRST,
         }
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -80,8 +81,8 @@ def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None 
     rows = x.shape[0]
     if rows == 0:
         return x.new_empty((0, weight.out_features))
-    with _current(x):
-        if x.dtype not in _HALVES:
+    with on_device_of(x):
+        if x.dtype not in HALVES:
             return F.linear(_gathered(x, order), decode(weight, x.dtype))
         plan = plan or plan_of(rows, weight)
         if plan.kernel == "few" and rows <= MOST_FEW:
@@ -94,7 +95,7 @@ def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None 
 
 def decode(weight: Arranged, dtype: torch.dtype, plan: Plan | None = None) -> Tensor:
     """The weight as a matrix `[out_features, in_features]`, its columns sorted."""
-    if dtype not in (*_HALVES, torch.float32):
+    if dtype not in (*HALVES, torch.float32):
         return decode(weight, torch.float32).to(dtype)
     geometry = weight.geometry
     plan = fitted(plan or Plan("decoded", units=2, warps=4), geometry, weight.run)
@@ -102,7 +103,7 @@ def decode(weight: Arranged, dtype: torch.dtype, plan: Plan | None = None) -> Te
     shape = (geometry.rows, geometry.columns)
     out = torch.empty(shape, dtype=dtype, device=weight.words.device)
     grid = (-(-geometry.units // width), geometry.tiles // plan.tiles)
-    with _current(out):
+    with on_device_of(out):
         decoded[grid](
             *weight.tensors(),
             out,
@@ -117,7 +118,7 @@ def decode(weight: Arranged, dtype: torch.dtype, plan: Plan | None = None) -> Te
             R=plan.tiles,
             U=plan.units,
             W=plan.warps,
-            DT=tl.float16 if weight.table else _HALVES.get(dtype, tl.float16),
+            DT=tl.float16 if weight.table else HALVES.get(dtype, tl.float16),
             num_warps=plan.warps,
             num_stages=1,
         )
@@ -133,10 +134,10 @@ def _few(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan) -> Tenso
     width = plan.warps * plan.units * plan.ahead
     packed = plan.packed or order is not None
     stride = x.stride(0)
-    overlap = packed and _overlapping(x.device)
+    overlap = packed and overlaps(x.device)
     if packed:
         stride = -(-geometry.units // width) * width * geometry.unit * 8
-        x = _packed(x, order, eights, stride, overlap)
+        x = pack_activations(x, order, eights, stride, overlap)
     few_rows[(geometry.tiles // plan.tiles,)](
         x,
         *weight.tensors(),
@@ -159,28 +160,9 @@ def _few(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan) -> Tenso
         OVERLAP=overlap,
         num_warps=plan.warps,
         num_stages=1,
-        **_options(overlap),
+        **launch_options(overlap),
     )
     return y
-
-
-def _packed(x: Tensor, order: Tensor | None, eights: int, per_eight: int, overlap: bool) -> Tensor:
-    """See `pack_rows`."""
-    packed = x.new_empty((eights, per_eight))
-    pack_rows[(-(-per_eight // _PACKED_AT_ONCE), eights)](
-        x,
-        x if order is None else order,
-        packed,
-        x.shape[0],
-        x.shape[1],
-        x.stride(0),
-        per_eight,
-        GATHER=order is not None,
-        OVERLAP=overlap,
-        BLOCK=_PACKED_AT_ONCE,
-        num_warps=4,
-    )
-    return packed
 
 
 def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
@@ -191,7 +173,7 @@ def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
     width = plan.units * plan.ahead
     each = -(-geometry.units // (plan.parts * width)) * width
     parts = -(-geometry.units // each)
-    overlap = parts > 1 and _overlapping(x.device)
+    overlap = parts > 1 and overlaps(x.device)
     out = y if parts == 1 else y.new_empty((parts, *y.shape), dtype=torch.float32)
     tall = plan.tiles * plan.warps
     many_rows[(-(-rows // plan.rows), -(-geometry.tiles // tall), parts)](
@@ -219,32 +201,7 @@ def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
         num_warps=plan.warps,
         num_stages=plan.stages,
     )
-    return _added(out, y, overlap)
-
-
-def _added(out: Tensor, y: Tensor, overlap: bool) -> Tensor:
-    """`y`, the sum of the parts in `out` where it is another tensor."""
-    if out is not y:
-        add_parts[(-(-y.numel() // _ADDED_AT_ONCE),)](
-            out,
-            y,
-            y.numel(),
-            COUNT=out.shape[0],
-            BLOCK=_ADDED_AT_ONCE,
-            OVERLAP=overlap,
-            num_warps=4,
-            **_options(overlap),
-        )
-    return y
-
-
-def _overlapping(device: torch.device) -> bool:
-    """Whether a kernel may begin while the one before it ends (programmatic launch)."""
-    return _PTX and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-def _options(overlap: bool) -> dict[str, bool]:
-    return {"launch_pdl": True} if overlap else {}
+    return add_up(out, y, overlap)
 
 
 def _missing(geometry: Geometry, width: int) -> int:
@@ -262,14 +219,7 @@ def _scaling(weight: Arranged, out: torch.dtype, many: bool = False) -> int:
     """See `scaled_plane`."""
     if many and weight.scales.shape[0] == 1:
         return 3
-    if weight.scales.dtype == out and out in _HALVES:
+    if weight.scales.dtype == out and out in HALVES:
         return 0
     # An entry of a table is 1 at most: what two numbers of float16 miss, the weight would, too.
     return 1 if (many if weight.table else out == torch.bfloat16) else 2
-
-
-def _current(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Triton launches on the current device, whatever device the tensors are on."""
-    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
-        return torch.cuda.device(tensor.device)
-    return contextlib.nullcontext()

@@ -21,15 +21,15 @@ from quantload_kernels_triton.blocks.plans import (
     fitted,
     plan_for,
 )
-from quantload_kernels_triton.launch import (
-    _FIRST,
-    _HALVES,
-    _PTX,
-    _added,
-    _current,
-    _options,
-    _overlapping,
-    _packed,
+from quantload_kernels_triton.launching import (
+    FIRST,
+    HALVES,
+    PTX,
+    add_up,
+    launch_options,
+    on_device_of,
+    overlaps,
+    pack_activations,
 )
 
 
@@ -63,8 +63,8 @@ class Blocks:
             "ZERO": self.form.zero,
             "OFFSETS": self.form.offsets,
             "STEPS": self.form.steps,
-            "PTX": _PTX,
-            "FIRST": _FIRST,
+            "PTX": PTX,
+            "FIRST": FIRST,
         }
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -92,8 +92,8 @@ def linear(x: Tensor, weight: Blocks, plan: Plan | None = None) -> Tensor:
     rows = x.shape[0]
     if rows == 0:
         return x.new_empty((0, weight.out_features))
-    with _current(x):
-        if x.dtype not in _HALVES:
+    with on_device_of(x):
+        if x.dtype not in HALVES:
             return F.linear(x, decode(weight, x.dtype))
         if plan is None:
             plan = plan_of(rows, weight)
@@ -109,14 +109,14 @@ def linear(x: Tensor, weight: Blocks, plan: Plan | None = None) -> Tensor:
 
 def decode(weight: Blocks, dtype: torch.dtype) -> Tensor:
     """The weight as a matrix `[out_features, in_features]`, rounded once from float32."""
-    if dtype not in (*_HALVES, torch.float32):
+    if dtype not in (*HALVES, torch.float32):
         return decode(weight, torch.float32).to(dtype)
     out = torch.empty(
         (weight.out_features, weight.in_features), dtype=dtype, device=weight.low.device
     )
     warps, chunks = 4, 4
     grid = (-(-weight.in_features // (64 * chunks)), -(-weight.tiles // warps))
-    with _current(out):
+    with on_device_of(out):
         decoded[grid](
             *weight.tensors(),
             out,
@@ -128,7 +128,7 @@ def decode(weight: Blocks, dtype: torch.dtype) -> Tensor:
             C=chunks,
             R=1,
             W=warps,
-            DT=_HALVES.get(dtype, tl.float16),
+            DT=HALVES.get(dtype, tl.float16),
             num_warps=warps,
             num_stages=1,
         )
@@ -142,14 +142,14 @@ def _few(x: Tensor, weight: Blocks, plan: Plan) -> Tensor:
     y = x.new_empty((rows, weight.out_features))
     width = plan.warps * plan.span
     stride = x.stride(0)
-    overlap = plan.packed and _overlapping(x.device)
+    overlap = plan.packed and overlaps(x.device)
     sums = x
     if plan.packed:
         stride = -(-weight.in_features // width) * width * 8
         if weight.form.steps and weight.form.offsets:
             x, sums = _packed_with_sums(x, eights, stride, overlap)
         else:
-            x = _packed(x, None, eights, stride, overlap)
+            x = pack_activations(x, None, eights, stride, overlap)
     few_rows[(weight.tiles // plan.tiles,)](
         x,
         sums,
@@ -170,7 +170,7 @@ def _few(x: Tensor, weight: Blocks, plan: Plan) -> Tensor:
         OVERLAP=overlap,
         num_warps=plan.warps,
         num_stages=1,
-        **_options(overlap),
+        **launch_options(overlap),
     )
     return y
 
@@ -201,7 +201,7 @@ def _many(x: Tensor, weight: Blocks, plan: Plan) -> Tensor:
     steps = -(-weight.in_features // 64)
     each = -(-steps // (plan.parts * plan.ahead)) * plan.ahead
     parts = -(-steps // each)
-    overlap = parts > 1 and _overlapping(x.device)
+    overlap = parts > 1 and overlaps(x.device)
     out = y if parts == 1 else y.new_empty((parts, *y.shape), dtype=torch.float32)
     tall = plan.tiles * plan.warps
     many_rows[(-(-rows // plan.rows), -(-weight.tiles // tall), parts)](
@@ -215,7 +215,7 @@ def _many(x: Tensor, weight: Blocks, plan: Plan) -> Tensor:
         *weight.sizes(),
         each,
         **weight.settings(),
-        EXACT=not _PTX,
+        EXACT=not PTX,
         MASKED=bool(weight.in_features % (64 * plan.ahead) or weight.tiles % tall),
         ROWS=plan.rows,
         R=plan.tiles,
@@ -226,7 +226,7 @@ def _many(x: Tensor, weight: Blocks, plan: Plan) -> Tensor:
         num_warps=plan.warps,
         num_stages=plan.stages,
     )
-    return _added(out, y, overlap)
+    return add_up(out, y, overlap)
 
 
 def _shared(device: torch.device) -> int:

@@ -12,14 +12,14 @@ from torch import Tensor
 from quantload_kernels_triton.codebooks.jit.few_rows import few_rows
 from quantload_kernels_triton.codebooks.jit.many_rows import decoded, many_rows, reordered
 from quantload_kernels_triton.codebooks.plans import MOST_FEW, Plan, fitted, plan_for
-from quantload_kernels_triton.launch import (
-    _FIRST,
-    _HALVES,
-    _PTX,
-    _added,
-    _current,
-    _options,
-    _overlapping,
+from quantload_kernels_triton.launching import (
+    FIRST,
+    HALVES,
+    PTX,
+    add_up,
+    launch_options,
+    on_device_of,
+    overlaps,
 )
 
 _REORDERED_AT_ONCE = 1024
@@ -59,7 +59,7 @@ class Coded:
             "KL": 1 if whole else count,
             "ENTRIES": entries,
             "PAIRS": self.pairs,
-            "FIRST": _FIRST,
+            "FIRST": FIRST,
         }
 
     def read(self) -> tuple[Tensor, int]:
@@ -85,8 +85,8 @@ def linear(x: Tensor, weight: Coded, plan: Plan | None = None) -> Tensor:
     rows = x.shape[0]
     if rows == 0:
         return x.new_empty((0, weight.shape[0]))
-    with _current(x):
-        if x.dtype not in _HALVES:
+    with on_device_of(x):
+        if x.dtype not in HALVES:
             return F.linear(x, decode(weight, x.dtype))
         plan = fitted(plan, weight.books.shape[0]) if plan else plan_of(rows, weight)
         if plan.kernel == "few" and rows <= MOST_FEW:
@@ -98,13 +98,13 @@ def linear(x: Tensor, weight: Coded, plan: Plan | None = None) -> Tensor:
 
 def decode(weight: Coded, dtype: torch.dtype) -> Tensor:
     """The weight as a matrix `[out_features, in_features]`, rounded once from float32."""
-    if dtype not in (*_HALVES, torch.float32):
+    if dtype not in (*HALVES, torch.float32):
         return decode(weight, torch.float32).to(dtype)
     rows, columns = weight.shape
     out = torch.empty((rows, columns), dtype=dtype, device=weight.codes.device)
     rows_at_once, groups = 4, 128
     words, bits = weight.words()
-    with _current(out):
+    with on_device_of(out):
         decoded[(-(-columns // (8 * groups)), -(-rows // rows_at_once))](
             words,
             weight.books,
@@ -161,7 +161,7 @@ def _many(x: Tensor, weight: Coded, plan: Plan) -> Tensor:
     blocks = -(-into // depth)
     each = -(-blocks // plan.parts)
     parts = -(-blocks // each)
-    overlap = _overlapping(x.device)
+    overlap = overlaps(x.device)
     x = _reordered(x, plan.groups, blocks * depth, overlap)
     y = x.new_empty((rows, out))
     result = y if parts == 1 else y.new_empty((parts, *y.shape), dtype=torch.float32)
@@ -183,12 +183,12 @@ def _many(x: Tensor, weight: Coded, plan: Plan) -> Tensor:
         W=plan.warps,
         AHEAD=plan.ahead,
         OVERLAP=overlap,
-        FINISHED=_PTX,
+        FINISHED=PTX,
         num_warps=plan.warps,
         num_stages=1,
-        **_options(overlap),
+        **launch_options(overlap),
     )
-    return _added(result, y, False)
+    return add_up(result, y, False)
 
 
 def _reordered(x: Tensor, groups: int, padded: int, overlap: bool) -> Tensor:
