@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 from transformers.core_model_loading import WeightRenaming, dot_natural_key
 
 from quantload.checkpoint import Checkpoint, open_checkpoint
@@ -17,6 +19,7 @@ from quantload.errors import UnsupportedOperationError
 from quantload.integrations.transformers.bridge.checking import check_loaded, settle
 from quantload.integrations.transformers.bridge.converters import PackedConverter
 from quantload.integrations.transformers.bridge.finishing import finish
+from quantload.integrations.transformers.bridge.onefile import FileTensor
 from quantload.integrations.transformers.bridge.placing import put_weight
 from quantload.integrations.transformers.conversions import (
     TransformersConversion,
@@ -58,12 +61,18 @@ class Loading:
         self.model = model
         self._dtype = dtype or torch.get_default_dtype()
         self._files = files
+        self._lent: Checkpoint | None = None
         self._decided: Decision | None = None
         self._record: LoadRecord | None = None
         self._outputs: dict[str, list[tuple[str, ModuleSpec | None]]] = {}
         self._packed: dict[str, str] = {}
         self._routes: dict[str, Route] = {}
         self._sizes: dict[str, float] = {}
+
+    def tensors(self) -> dict[str, FileTensor]:
+        """The tensors of a file that the loader cannot read itself; it stays open meanwhile."""
+        self._lent = _opened(self._files)
+        return {name: FileTensor(self._lent, name) for name in self._lent.tensors}
 
     # -- planning ----------------------------------------------------------------------
 
@@ -84,17 +93,21 @@ class Loading:
         core, model = self.quantizer.core, self.model
         if not isinstance(self.quantizer._device_map, (dict, str)):
             core.validate_environment(device_map={"": "cpu"})
-        with _opened(self._files) as checkpoint:
+        with (
+            nullcontext(self._lent)
+            if self._lent is not None
+            else _opened(self._files) as checkpoint
+        ):
             names = TransformersNames(model, copy.deepcopy(conversions))
             decided = decide(
                 model,
                 checkpoint,
                 traits=traits_of(model, self._dtype, names),
-                quantizer=core,
+                quantizer=None if self._float(checkpoint) else core,
                 settle=lambda report: settle(report, model),
             )
             renamed = _renamed(checkpoint, copy.deepcopy(conversions))
-            folder, config = checkpoint.folder, checkpoint.config()
+            folder, config, origin = checkpoint.folder, checkpoint.config(), checkpoint.origin
         packed = {name: s for name, s in decided.specs.items() if name not in decided.fresh}
         shared = {n: o for n, o in decided.sharing.modules.items() if n in packed}
         host(model, core, packed, shared)
@@ -114,6 +127,7 @@ class Loading:
             core,
             decided.report,
             conversions=names.used(),
+            origin=origin,
         )
         for name, spec in decided.fresh.items():
             assert isinstance(core, WeightQuantizer)
@@ -145,6 +159,13 @@ class Loading:
             for source in route.sources:
                 table[renamed[source]] = target
         return table
+
+    def _float(self, checkpoint: Checkpoint) -> bool:
+        """Whether a file that was asked for by name holds nothing that is packed."""
+        core = self.quantizer.core
+        if self._lent is None or not isinstance(core, WeightQuantizer):
+            return False
+        return not core.claims(checkpoint.tensors)
 
     def changes(self, name: str) -> bool:
         """Whether a float parameter is quantized, or feeds something that is."""
@@ -236,7 +257,21 @@ class Loading:
         check_loaded(model, self._decided, self.quantizer.place)
         finish(model, self._decided)
         attach(model, self._record)
+        if self._lent is not None:
+            self._of_the_file(model, self._lent)
         return self.quantizer.core.postprocess_model(model)
+
+    def _of_the_file(self, model: Any, checkpoint: Checkpoint) -> None:
+        """What the loader takes from a folder, taken from the one file; then it is closed."""
+        said = checkpoint.generation_config()
+        if model.can_generate() and said:
+            model.generation_config = GenerationConfig.from_dict(said)
+        if self._float(checkpoint):
+            self.quantizer.remove_quantization_config(model)
+            assert self._record is not None
+            self._record.quantizer = None
+        self._lent = None
+        checkpoint.close()
 
 
 def _opened(files: Sequence[str] | None) -> Checkpoint:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantload.errors import MissingRequirementError
-from quantload.integrations.transformers.bridge import resolving
+from quantload.integrations.transformers.bridge import onefile, resolving
 from quantload.integrations.transformers.bridge.choice import Choice
 from quantload.registry import registry
 
@@ -83,6 +83,18 @@ PATCHES = (
         "raises for an unknown method, where the original warns and the layers stay random",
         resolving.supports,
         staticmethod,
+    ),
+    Patch(
+        "transformers.configuration_utils",
+        "PreTrainedConfig._get_config_dict",
+        "reads the config of `gguf_file=` with the plugin, and `quantize_config.json`",
+        onefile.config_dict,
+    ),
+    Patch(
+        "transformers.models.auto.tokenization_auto",
+        "AutoTokenizer.from_pretrained",
+        "reads the tokenizer of `gguf_file=` with the plugin",
+        onefile.tokenizer,
     ),
     Patch(
         "transformers.quantizers.base",

@@ -107,6 +107,13 @@ class BridgedQuantizer(HfQuantizer):  # type: ignore[misc]  # transformers is no
         known = name in {method.value for method in QuantizationMethod}
         model.quantization_method = QuantizationMethod(name) if known else name
 
+    def read_header(self, gguf_file: str) -> None:
+        """Nothing: the file is opened when the model is there."""
+
+    def get_state_dict(self, checkpoint_file: str, model: Any) -> dict[str, Any]:
+        """The tensors of `gguf_file=`, each read when the loader asks for it."""
+        return self._load().tensors()
+
     # -- while loading -----------------------------------------------------------------
 
     def update_weight_conversions(self, weight_conversions: list[Any], model: Any = None) -> Any:

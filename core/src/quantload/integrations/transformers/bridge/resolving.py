@@ -14,6 +14,7 @@ from quantload.config.auto import FETCHING, AutoQuantizationConfig, as_dict, met
 from quantload.config.base import QuantizationConfig
 from quantload.errors import QuantloadError, UnknownMethodError
 from quantload.integrations.transformers.bridge.choice import Choice, own_method
+from quantload.integrations.transformers.bridge.onefile import without_loading_options
 from quantload.integrations.transformers.bridge.quantizer import BridgedQuantizer
 from quantload.registry import registry
 from quantload.verdict import Verdict
@@ -65,7 +66,7 @@ def quantizer_from_config(
 ) -> Any:
     """`AutoHfQuantizer.from_config`."""
     if _ours(choice, quantization_config):
-        return BridgedQuantizer(quantization_config, **kwargs)
+        return BridgedQuantizer(without_loading_options(quantization_config), **kwargs)
     return original(quantization_config, **kwargs)
 
 
@@ -77,9 +78,10 @@ def merge(
 ) -> Any:
     """`AutoHfQuantizer.merge_quantization_configs`."""
     if _ours(choice, quantization_config):
-        return AutoQuantizationConfig.merge_quantization_configs(
-            quantization_config, quantization_config_from_args
-        )
+        passed = quantization_config_from_args
+        if passed is not None:
+            passed = without_loading_options(passed)
+        return AutoQuantizationConfig.merge_quantization_configs(quantization_config, passed)
     return original(quantization_config, quantization_config_from_args)
 
 
