@@ -1,10 +1,12 @@
 """Tokens per second of a Llama of 1.1 billion parameters on this CPU: bfloat16 and int4.
 
-    python benchmarks/cpu_int4_decode.py [--tokens 12] [--head]
+    python benchmarks/cpu_int4_decode.py [--tokens 24]
 
-The weights are random, for only their shapes matter; both models run in one process and
-take turns, token by token, so that a machine that slows down favours neither. `--head`
-packs the output head, too.
+The weights are random, for only their shapes matter; all models run in one process and
+take turns, token by token, so that a machine that slows down favours none. Two are int4:
+with the output head in bfloat16, and with the head packed, too (`lm_head: true` of GPTQ).
+`no products` is the same model with layers that return zeros: what is left is the time
+that no kernel can save. The table shows medians; everything is written as JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from typing import Any
 
 import torch
+from _common import OUT, machine, show
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -46,6 +49,26 @@ def dense_model() -> nn.Module:
     model.model.rotary_emb = rotary
     ready: nn.Module = model.eval()
     return ready
+
+
+class Nothing(nn.Linear):
+    """Returns zeros."""
+
+    def __init__(self, rows: int) -> None:
+        nn.Module.__init__(self)
+        self.zeros = torch.zeros(1, 16, rows, dtype=torch.bfloat16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.zeros[:, : x.shape[1]]
+
+
+def empty_model(dense: nn.Module) -> nn.Module:
+    """The same model without its products."""
+    model = copy.deepcopy(dense, {id(p): p for p in dense.parameters()})
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            set_module(model, name, Nothing(module.weight.shape[0]))
+    return model
 
 
 def packed_model(dense: nn.Module, head: bool) -> nn.Module:
@@ -87,26 +110,36 @@ class Decoder:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Decoding speed, bfloat16 and int4.")
-    parser.add_argument("--tokens", type=int, default=12)
-    parser.add_argument("--head", action="store_true", help="pack the output head, too")
+    parser.add_argument("--tokens", type=int, default=24)
     options = parser.parse_args()
     torch.manual_seed(0)
     with torch.inference_mode():
         dense = dense_model()
         decoders = {
             "bfloat16": Decoder(dense),
-            "int4": Decoder(packed_model(dense, options.head)),
+            "int4, head bfloat16": Decoder(packed_model(dense, head=False)),
+            "int4, head int4": Decoder(packed_model(dense, head=True)),
+            "no products": Decoder(empty_model(dense)),
         }
         for _ in range(options.tokens):
             for decoder in decoders.values():
                 decoder.step()
-    best = {name: 1 / min(d.seconds) for name, d in decoders.items()}
-    median = {name: 1 / statistics.median(d.seconds) for name, d in decoders.items()}
-    for name in decoders:
-        print(f"{name:>9}: {median[name]:6.2f} tokens/s (best {best[name]:6.2f})")
-    for told, found in (("median", median), ("best", best)):
-        print(f"int4 / bfloat16, {told}: {found['int4'] / found['bfloat16']:.2f}")
-    print(json.dumps({"threads": torch.get_num_threads(), "median": median, "best": best}))
+    rows = {
+        name: {
+            "ms": 1e3 * statistics.median(d.seconds),
+            "tokens_per_s": 1 / statistics.median(d.seconds),
+            "best_tokens_per_s": 1 / min(d.seconds),
+        }
+        for name, d in decoders.items()
+    }
+    for row in rows.values():
+        for key, told in (("tokens_per_s", "ratio"), ("best_tokens_per_s", "best_ratio")):
+            row[told] = row[key] / rows["bfloat16"][key]
+    show(f"decoding, {torch.get_num_threads()} threads", rows, None)
+    OUT.mkdir(parents=True, exist_ok=True)
+    found = {"threads": torch.get_num_threads(), "machine": machine(), "median": rows}
+    text = json.dumps(found, indent=2) + "\n"
+    (OUT / "cpu_int4_decode.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ class TestKernels(Written, KernelSuite):
     pack = "gguf-cpu"
     # its scales are bfloat16, and so are its sums over a group
     kernel_error: ClassVar = {"ggml-int4": 0.02}
-    extra_bytes = 0.35
+    # a row of a table has a tail of 4 bytes, which matters with as few rows as here
+    extra_bytes = 0.6
 
 
 class TestConfig(ConfigSuite):

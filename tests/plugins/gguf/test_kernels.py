@@ -7,14 +7,19 @@ import torch
 
 from quantload.errors import NoKernelError
 from quantload.kernels import KernelSpec, prepare, select
+from quantload.weights import bags
 from quantload_gguf import GgufWeight, ggml_type
 from quantload_gguf.ggml import TYPES
-from quantload_gguf.kernels import products, tiles
+from quantload_gguf.kernels import bag_products, products, tiles
+from quantload_gguf.kernels.bags import BagsKernel
 from quantload_gguf.kernels.codes import AFFINE
 from quantload_gguf.kernels.int4 import Int4Kernel
 
 needs_tiles = pytest.mark.skipif(
     not tiles.tile_rows(), reason="torch has no int4 matmul with a known layout on this CPU"
+)
+needs_bags = pytest.mark.skipif(
+    not bags.available(), reason="torch has no fast embedding bags for this CPU"
 )
 KINDS = list(AFFINE)
 COLUMNS = 512
@@ -75,7 +80,8 @@ def test_products_are_within_the_rounding_of_bfloat16(kind, rows, weight_of):
     exact = weight.dequantize(torch.float32)
     x = torch.randn(*rows, COLUMNS, generator=torch.Generator().manual_seed(1)).bfloat16()
     selection = prepare(weight)
-    assert selection.chosen == "ggml-int4"
+    assert selection.chosen == ("ggml-bags" if kind == "Q6_K" and bags.available() else "ggml-int4")
+    prepare(weight, "ggml-int4")
     found = weight.linear(x)
     assert found.dtype == torch.bfloat16
     assert found.shape == (*rows, 128)
@@ -88,7 +94,7 @@ def test_products_are_within_the_rounding_of_bfloat16(kind, rows, weight_of):
 def test_every_byte_comes_back(kind, weight_of):
     weight = weight_of(kind, rows=640)
     before = weight.blocks.clone()
-    prepare(weight)
+    prepare(weight, "ggml-int4")
     weight.linear(torch.randn(2, COLUMNS).bfloat16())
     weight.linear(torch.randn(400, COLUMNS).bfloat16())
     assert "blocks" not in weight.storage()
@@ -103,7 +109,7 @@ def test_every_byte_comes_back(kind, weight_of):
 def test_rows_are_exact_and_restore_nothing_else(kind, weight_of, monkeypatch):
     weight = weight_of(kind)
     expected = weight.dequantize()
-    prepare(weight)
+    prepare(weight, "ggml-int4")
     monkeypatch.setattr(Int4Kernel, "restore", lambda *args: pytest.fail("restored it all"))
     ids = torch.tensor([[0, 64, 33], [127, 31, 95]])
     assert torch.equal(weight.rows(ids), expected[ids])
@@ -114,7 +120,7 @@ def test_rows_are_exact_and_restore_nothing_else(kind, weight_of, monkeypatch):
 def test_the_gradient_reaches_the_input(kind, weight_of):
     weight = weight_of(kind)
     matrix = weight.dequantize()
-    prepare(weight)
+    prepare(weight, "ggml-int4")
     x = torch.randn(3, COLUMNS).bfloat16().requires_grad_()
     weight.linear(x).sum().backward()
     torch.testing.assert_close(x.grad, torch.ones(3, 128).bfloat16() @ matrix)
@@ -126,14 +132,14 @@ def test_other_dtypes_go_through_the_reference(kind, weight_of):
     weight = weight_of(kind)
     x = torch.randn(3, COLUMNS)
     expected = weight.linear(x)
-    prepare(weight)
+    prepare(weight, "ggml-int4")
     assert torch.equal(weight.linear(x), expected)
 
 
 @needs_tiles
 def test_nothing_is_changed_by_a_product(weight_of):
     weight = weight_of("Q5_K")
-    prepare(weight)
+    prepare(weight, "ggml-int4")
     before = {name: tensor.clone() for name, tensor in weight.storage().items()}
     x = torch.randn(5, COLUMNS).bfloat16()
     kept = x.clone()
@@ -148,7 +154,7 @@ def test_nothing_is_changed_by_a_product(weight_of):
 @pytest.mark.parametrize("kind", ["Q4_0", "Q6_K"])
 def test_it_is_traced_as_one_graph(kind, weight_of):
     weight = weight_of(kind)
-    prepare(weight)
+    prepare(weight, "ggml-int4")
     compiled = torch.compile(weight.linear, backend="eager", fullgraph=True, dynamic=True)
     for rows in (1, 5, 200):
         x = torch.randn(rows, COLUMNS).bfloat16()
@@ -171,6 +177,7 @@ def test_types_without_a_form_stay_with_the_reference(kind, sane_blocks):
 )
 def test_what_it_cannot_run_it_says(rows, dtype, says, weight_of, monkeypatch):
     monkeypatch.setattr(tiles, "tile_rows", lambda: 64)
+    monkeypatch.setattr(bags, "available", lambda: False)
     weight = weight_of("Q4_0", rows=rows, dtype=dtype)
     kernel, selection = select(KernelSpec.of(weight))
     assert kernel is None
@@ -189,9 +196,64 @@ def test_a_cpu_without_the_matmul_is_a_reason(weight_of, monkeypatch):
 @needs_tiles
 def test_many_rows_are_decoded_in_parts(weight_of, monkeypatch):
     weight = weight_of("Q5_0", rows=640)
-    prepare(weight)
+    prepare(weight, "ggml-int4")
     x = torch.randn(200, COLUMNS).bfloat16()
     whole = weight.linear(x)
     monkeypatch.setattr(products, "DECODED", 70 * COLUMNS)
     monkeypatch.setattr(products, "MULTIPLIED", 200 * COLUMNS)
     torch.testing.assert_close(weight.linear(x), whole)
+
+
+@needs_bags
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sums_of_codes_are_the_products_of_the_reference(kind, dtype, weight_of, monkeypatch):
+    """Few rows and many, in float32 to its last bits, whatever the number of rows."""
+    monkeypatch.setattr(tiles, "tile_rows", lambda: 0)
+    weight = weight_of(kind, rows=300, dtype=dtype)
+    exact = weight.dequantize(torch.float64)
+    assert prepare(weight).chosen == "ggml-bags"
+    for rows in ((1,), (2, 1), (3,), (40,), (0,)):
+        x = torch.randn(*rows, COLUMNS, generator=torch.Generator().manual_seed(1)).to(dtype)
+        found = weight.linear(x)
+        assert found.dtype == dtype
+        assert found.shape == (*rows, 300)
+        truth = x.double() @ exact.T
+        assert (found - truth).norm() <= max(1e-6, torch.finfo(dtype).eps / 2) * truth.norm()
+
+
+@needs_bags
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_byte_comes_back_from_bags(kind, weight_of, monkeypatch):
+    weight = weight_of(kind, rows=300, dtype=torch.float32)
+    before, numbers = weight.blocks.clone(), weight.dequantize()
+    prepare(weight, "ggml-bags")
+    monkeypatch.setattr(BagsKernel, "restore", lambda *args: pytest.fail("restored it all"))
+    ids = torch.tensor([[0, 299, 33], [127, 31, 256]])
+    assert torch.equal(weight.rows(ids), numbers[ids])
+    monkeypatch.undo()
+    assert "blocks" not in weight.storage()
+    assert torch.equal(copy.deepcopy(weight).canonical().storage()["blocks"], before)
+    weight.repack(None)
+    assert torch.equal(weight.blocks, before)
+
+
+@needs_bags
+def test_bags_are_traced_as_one_graph_and_let_gradients_through(weight_of):
+    weight = weight_of("Q5_K", dtype=torch.float32)
+    matrix = weight.dequantize()
+    prepare(weight, "ggml-bags")
+    compiled = torch.compile(weight.linear, backend="eager", fullgraph=True, dynamic=True)
+    for rows in (1, 5, 40):
+        x = torch.randn(rows, COLUMNS)
+        with torch.no_grad():
+            assert torch.equal(compiled(x), weight.linear(x))
+    x = torch.randn(3, COLUMNS).requires_grad_()
+    weight.linear(x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones(3, 128) @ matrix)
+
+
+@needs_bags
+def test_limits_of_bags_are_given_for_every_width_and_dtype():
+    assert {bits for bits, _ in bag_products.FEW_ROWS} == {2, 4, 8}
+    assert all(1 <= rows <= 64 for rows in bag_products.FEW_ROWS.values())

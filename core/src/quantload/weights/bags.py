@@ -105,7 +105,7 @@ def spread(values: Tensor, bits: int) -> Tensor:
     padded = values.new_zeros(blocks * wide, groups)
     padded[:rows] = values
     turned = padded.view(blocks, each, wide // each, groups).permute(0, 3, 2, 1)
-    return turned.reshape(blocks, groups, wide)
+    return turned.reshape(blocks, groups, wide).contiguous()
 
 
 def in_order(sums: Tensor, bits: int, rows: int) -> Tensor:
@@ -195,7 +195,8 @@ def _in_rows(values: Tensor, bits: int) -> Tensor:
     """`[blocks, groups, width]` in the order of the rows."""
     if bits == 8:
         return values
-    return values.unflatten(2, (-1, 8 // bits)).transpose(2, 3).flatten(2)
+    split = values.view(*values.shape[:2], -1, 8 // bits)
+    return split.transpose(2, 3).reshape(values.shape)
 
 
 def group_sums(x: Tensor, starts: Tensor, size: int) -> Tensor:

@@ -17,7 +17,18 @@ from quantload.weights.autograd import linear_through
 from quantload_aqlm.weights import AqlmWeight
 
 FEW_LOOKUPS = 16
-"""Rows times codebooks up to which looking up wins; measured by benchmarks/aqlm_cpu.py."""
+"""Lookups for each code up to which they win; measured by benchmarks/aqlm_cpu.py."""
+
+ENTRY = 2
+"""What an entry of a table costs to make, in lookups; likewise."""
+
+
+def pays(rows: int, codebooks: int, entries: int, out_features: int) -> bool:
+    """Whether looking up is faster than decoding, for so many rows of input.
+
+    A row makes `entries` products where it then looks up `out_features` of them.
+    """
+    return rows * codebooks * (1 + ENTRY * entries / out_features) <= FEW_LOOKUPS
 
 
 class LookupKernel(Kernel):

@@ -90,8 +90,8 @@ class TorchBags(Kernel):
         affine, storage = cast("AffineWeight", weight), weight._parameters
         table, order = storage["table"], storage["order"]
         assert table is not None
-        stored = bags.stored_bits(affine.bits)
-        codes = bags.codes_of_rows(table, stored, *affine.shape, ids)
+        rows, columns = affine.shape
+        codes = bags.codes_of_rows(table, bags.stored_bits(affine.bits), rows, columns, ids)
         if order is not None:
             codes = torch.empty_like(codes).index_copy_(1, order.long(), codes)
         return codes

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -179,8 +180,9 @@ def _remember(
 
 
 def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors  # type: ignore[attr-defined]  # torch does not annotate it
-    return gradient(grad, *saved, ctx.bits), *(None,) * 10  # type: ignore[attr-defined]  # see above
+    saved: list[Any] = list(ctx.saved_tensors)  # type: ignore[attr-defined]  # not annotated
+    saved.append(ctx.bits)  # type: ignore[attr-defined]  # see above
+    return gradient(grad, *saved), *(None,) * 10
 
 
 bags_linear.register_autograd(_backward, setup_context=_remember)

@@ -6,9 +6,12 @@ from quantload.plugin import KernelPack
 
 PACK = KernelPack(
     api=1,
-    kernels=("quantload_gguf.kernels.int4:Int4Kernel",),
+    kernels=(
+        "quantload_gguf.kernels.int4:Int4Kernel",
+        "quantload_gguf.kernels.bags:BagsKernel",
+    ),
     devices=("cpu",),
-    summary="products of ggml blocks by torch's own int4 matmul on x86 CPUs",
+    summary="products of ggml blocks by torch's own int4 matmul and embedding bags on x86 CPUs",
 )
 
 TRITON = KernelPack(

@@ -17,7 +17,7 @@ from quantload.kernels.contract import Kernel, KernelSpec
 from quantload.verdict import Verdict
 from quantload.weights.autograd import linear_through
 from quantload_gguf.ggml import ggml_type
-from quantload_gguf.kernels import tiles
+from quantload_gguf.kernels import products, tiles
 from quantload_gguf.kernels.codes import AFFINE, Affine
 from quantload_gguf.kernels.products import GROUP
 
@@ -99,9 +99,9 @@ class Int4Kernel(Kernel):
         codes, scaling = stored["codes"], stored["scaling"]
         assert codes is not None
         assert scaling is not None
-        found: Tensor = torch.ops.quantload_gguf.int4_linear(
-            x.reshape(-1, x.shape[-1]), codes, scaling, AFFINE[_type(weight)].bits
-        )
+        compiling = torch.compiler.is_compiling()
+        run: Any = torch.ops.quantload_gguf.int4_linear if compiling else products.int4_linear
+        found: Tensor = run(x.reshape(-1, x.shape[-1]), codes, scaling, AFFINE[_type(weight)].bits)
         return found.view(*x.shape[:-1], weight.shape[0])
 
 

@@ -20,7 +20,6 @@ torch.library.define(
 )
 
 
-@torch.library.impl("quantload_gguf::int4_linear", "cpu")
 def int4_linear(x: Tensor, codes: Tensor, scaling: Tensor, bits: int) -> Tensor:
     """`x @ W.T` for a weight that `Int4Kernel.arrange` arranged.
 
@@ -43,6 +42,7 @@ def _fake(x: Tensor, codes: Tensor, scaling: Tensor, bits: int) -> Tensor:  # no
     return x.new_empty(x.shape[0], codes.shape[0])
 
 
+torch.library.impl("quantload_gguf::int4_linear", "cpu", int4_linear)
 torch.library.register_fake("quantload_gguf::int4_linear", _fake)
 
 
@@ -104,7 +104,7 @@ def _decode(codes: Tensor, scaling: Tensor, bits: int, out: Tensor, space: Tenso
         halves[:, :, 0].mul_(scale[0] + scale[1]).add_(zero[0] + zero[1])
         halves[:, :, 1].mul_(scale[0] - scale[1]).add_(zero[0] - zero[1])
     else:
-        groups.mul_(scale[0]).add_(zero[0])
-    out.view(inner, rows // tile, tile).copy_(
-        numbers.view(rows // tile, inner, tile).transpose(0, 1)
-    )
+        torch.addcmul(zero[0], groups, scale[0], out=groups)
+    # Rounding and moving in one go would take torch many times as long.
+    rounded = numbers.view(rows // tile, inner, tile).to(out.dtype)
+    out.view(inner, rows // tile, tile).copy_(rounded.transpose(0, 1))
