@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from quantload.modules import QuantizedEmbedding, QuantizedLinear
     from quantload.quantizers.base import HfQuantizer
     from quantload.quantizers.parts import PartsQuantizer
-    from quantload.quantizers.spec import ModuleSpec, TensorHeader
+    from quantload.quantizers.spec import Header, ModuleSpec, TensorHeader
     from quantload.quantizers.weight import WeightQuantizer
+    from quantload.weights.affine import AffineWeight, Origin
     from quantload.weights.packed import PackedWeight
     from quantload.weights.parts import PartsWeight, part, setting
 
@@ -106,12 +107,15 @@ class FormatPlugin:
 
 
 _LAZY = {
+    "AffineWeight": "quantload.weights.affine",
     "DtypeField": "quantload.config.dtypes",
+    "Header": "quantload.quantizers.spec",
     "HfQuantizer": "quantload.quantizers.base",
     "Kernel": "quantload.kernels.contract",
     "KernelSpec": "quantload.kernels.contract",
     "ModelParts": "quantload.loading.parts",
     "ModuleSpec": "quantload.quantizers.spec",
+    "Origin": "quantload.weights.affine",
     "PackedWeight": "quantload.weights.packed",
     "PartsQuantizer": "quantload.quantizers.parts",
     "PartsWeight": "quantload.weights.parts",
@@ -129,16 +133,19 @@ __getattr__, __dir__ = lazy_exports(__name__, _LAZY, globals())
 
 __all__ = [
     "API",
+    "AffineWeight",
     "CheckpointError",
     "ConfigError",
     "DtypeField",
     "FormatPlugin",
+    "Header",
     "HfQuantizer",
     "Kernel",
     "KernelPack",
     "KernelSpec",
     "ModelParts",
     "ModuleSpec",
+    "Origin",
     "PackedWeight",
     "PartsQuantizer",
     "PartsWeight",

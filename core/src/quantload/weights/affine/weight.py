@@ -149,6 +149,7 @@ class AffineWeight(PackedWeight):
         scale_dtype: torch.dtype = torch.float16,
         has_zeros: bool = True,
         has_offsets: bool = False,
+        offset_dtype: torch.dtype | None = None,
         has_g_idx: bool = False,
         g_idx_dtype: torch.dtype = torch.int32,
         symmetric: bool = False,
@@ -165,6 +166,7 @@ class AffineWeight(PackedWeight):
             scale_dtype: dtype of the scales.
             has_zeros: whether zero-points are stored.
             has_offsets: whether offsets are stored instead.
+            offset_dtype: their dtype; that of the scales where None.
             has_g_idx: whether the groups of the columns are stored.
             g_idx_dtype: their dtype.
             symmetric: whether every zero-point is expected to be `2**(bits - 1)`.
@@ -181,7 +183,9 @@ class AffineWeight(PackedWeight):
             codes=torch.empty((rows, row_bytes(columns, bits)), dtype=torch.uint8, device=meta),
             scales=torch.empty(size, dtype=scale_dtype, device=meta),
             zeros=torch.empty(size, dtype=zeros_dtype(bits), device=meta) if has_zeros else None,
-            offsets=torch.empty(size, dtype=scale_dtype, device=meta) if has_offsets else None,
+            offsets=torch.empty(size, dtype=offset_dtype or scale_dtype, device=meta)
+            if has_offsets
+            else None,
             g_idx=torch.empty(columns, dtype=g_idx_dtype, device=meta) if has_g_idx else None,
         )
         weight.symmetric = not has_offsets and (symmetric or not has_zeros)
