@@ -54,7 +54,7 @@ class TestRead(Read, QuantizerSuite):
 
 
 class TestWeight(Written, WeightSuite):
-    dtypes = (torch.float32, torch.float16)
+    dtypes = (torch.float16,)
 
 
 class TestReadWeight(Read, WeightSuite):

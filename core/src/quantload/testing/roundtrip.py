@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from quantload.checkpoint import open_checkpoint
 from quantload.config.auto import AutoQuantizationConfig
 from quantload.errors import UnsupportedOperationError
-from quantload.loading import load_into, save_model
+from quantload.loading import dequantize, load_into, save_model
 from quantload.modules import hosts_of
 from quantload.quantizers.spec import ModuleSpec
 from quantload.testing.comparing import differences, snapshot
@@ -68,6 +68,26 @@ class RoundTripChecks(MethodSuite):
         for name, host in hosts_of(net):
             twin: Any = again[name]
             assert not differences(twin.weight.storage(), host.weight.storage()), name
+
+    def test_a_model_becomes_float_layers_of_the_same_numbers(
+        self, config: Config, shape: Shape, tmp_path: Path
+    ) -> None:
+        """`quantload.dequantize` leaves plain linear layers, biases and all."""
+        settings = self.quantizer(config).quantization_config.to_dict()
+        packed = self.checkpoint_tensors(config, shape)
+        layers = {f"{name}.{k}": t for name in ("first", "second") for k, t in packed.items()}
+        tensors = {**layers, **_floats(shape)}
+        _write(tmp_path / "one", tensors, settings)
+        net = small_net(shape)
+        load_into(net, tmp_path / "one", progress=False)
+        exact = {name: host.weight.dequantize(torch.float32) for name, host in hosts_of(net)}
+        plain = dequantize(net, torch.float32)
+        assert not list(hosts_of(plain)), "a packed layer is left"
+        for name, matrix in exact.items():
+            layer = plain.get_submodule(name)
+            assert type(layer) is nn.Linear, name
+            assert torch.equal(layer.weight, matrix), name
+        assert torch.equal(plain.get_parameter("first.bias"), tensors["first.bias"])
 
     def test_quantizing_on_load_is_quantizing(
         self, config: Config, shape: Shape, tmp_path: Path
