@@ -24,7 +24,7 @@ from quantload.testing import fake_distribution  # noqa: E402
 
 PROJECT = ROOT / "examples" / "third_party_plugin"
 SOURCES = PROJECT / "src"
-WINDOWS = 4
+WINDOWS = 2
 
 
 @pytest.fixture
@@ -95,9 +95,12 @@ def test_a_model_is_saved_in_the_form_that_others_read(
         names = {n.removeprefix(f"{layer}.") for n in opened.tensors if n.startswith(f"{layer}.")}
     assert {"W_q", "scale", "zero", "nbits", "shape", "encoded_state_dict"} <= names
     again = quantload.load_model(tmp_path, progress=False)
-    one, two = model.get_submodule(layer).weight, again.get_submodule(layer).weight
-    assert (one.codes == two.codes).all()
-    assert (one.offsets == two.offsets).all()
+    weight = model.get_submodule(layer).weight
+    before = weight.canonical().storage()
+    after = again.get_submodule(layer).weight.canonical().storage()
+    assert weight.layout == "affine", "it shares the layout, and so the kernels, of GPTQ and AWQ"
+    assert set(before) == set(after) == {"codes", "scales", "offsets"}
+    assert all((before[name] == after[name]).all() for name in before)
 
 
 @pytest.mark.wheels

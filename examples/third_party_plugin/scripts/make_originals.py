@@ -13,7 +13,7 @@ from hqq.core.quantize import BaseQuantizeConfig, HQQLinear, Quantizer
 from safetensors.torch import save_file
 
 TARGET = Path(__file__).resolve().parents[1] / "tests" / "originals" / "layers.safetensors"
-CASES = [
+CASES: list[tuple[float, int, int | None, bool, torch.dtype]] = [
     (nbits, axis, 32, False, torch.float16)
     for nbits in (8, 6, 5, 4, 3, 2, 1.58, 1)
     for axis in (1, 0)

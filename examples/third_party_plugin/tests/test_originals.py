@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from quantload import AutoHfQuantizer, CheckpointError
-from quantload.plugin import AffineWeight
+from quantload.plugin import AffineWeight, WeightQuantizer
 
 FILE = Path(__file__).parent / "originals" / "layers.safetensors"
 
@@ -30,8 +30,10 @@ def raw(tensor: Tensor) -> Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-def quantizer():
-    return AutoHfQuantizer.from_config({"quant_method": "hqq"})
+def quantizer() -> WeightQuantizer:
+    made = AutoHfQuantizer.from_config({"quant_method": "hqq"})
+    assert isinstance(made, WeightQuantizer)
+    return made
 
 
 def test_there_is_a_layer_of_every_width_and_axis() -> None:
@@ -81,7 +83,9 @@ def test_groups_within_rows_share_the_layout_and_the_kernels_of_other_methods(na
         ({"shape": torch.tensor([64, 32])}, "for 64 groups"),
     ],
 )
-def test_settings_that_contradict_the_tensors_are_refused(change, said) -> None:
+def test_settings_that_contradict_the_tensors_are_refused(
+    change: dict[str, Tensor], said: str
+) -> None:
     tensors = {k: v for k, v in LAYERS["4bit-axis1-32-float16"].items() if k != "expected"}
     with pytest.raises(CheckpointError, match=said):
         quantizer().pack("layer", {**tensors, **change})

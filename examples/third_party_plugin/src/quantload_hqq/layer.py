@@ -194,7 +194,7 @@ def settings_of(module: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, tensor in tensors.items():
         kind = SETTINGS.get(name)
-        values = tensor.tolist() if kind else None
+        values: Any = tensor.tolist() if kind else None
         if kind == "text":
             found[name] = "".join(map(chr, values))
         elif kind == "flag":
