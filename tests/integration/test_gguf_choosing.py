@@ -9,6 +9,7 @@ import torch
 import quantload
 from quantload import GgufConfig, load_model, save_model
 from quantload.errors import CheckpointError
+from quantload_gguf import load_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "support"))
 from fake_hub import fake_hub
@@ -41,6 +42,15 @@ def test_a_folder_of_several_files_asks_which(repository):
 def test_a_folder_with_a_tag_or_a_name(repository):
     assert kinds(load_model(f"{repository}:Q4_0")) == {"Q4_0"}
     assert kinds(load_model(repository, gguf_file="demo-Q8_0.gguf")) == {"Q8_0"}
+
+
+def test_a_tokenizer_is_found_in_the_same_ways(repository, demo_model):
+    ids = load_tokenizer(repository / "demo-Q8_0.gguf")("x = 1").input_ids
+    assert load_tokenizer(f"{repository}:Q4_0")("x = 1").input_ids == ids
+    with pytest.raises(CheckpointError, match=r"several .*demo-Q4_0\.gguf"):
+        load_tokenizer(repository)
+    with pytest.raises(CheckpointError, match=r"expected a \.gguf file, found other weights"):
+        load_tokenizer(demo_model)
 
 
 def test_a_repository_with_a_tag_or_a_name(repository, tmp_path, monkeypatch):

@@ -86,6 +86,36 @@ def test_a_model_quantized_on_load_becomes_a_file(case, kind, tmp_path):
     torch.testing.assert_close(outputs(again, ids()), outputs(loaded, ids()), atol=2e-6, rtol=1e-5)
 
 
+def alignment(writer):
+    writer.add_custom_alignment(64)
+
+
+# The writer of the gguf package leaves the halves in blocks as they are in big-endian files, and
+# names the alignment in the first part of a split file only: floats, and one of them at a time.
+@pytest.mark.parametrize(
+    ("kind", "fill", "options"),
+    [
+        ("F16", alignment, {"endianess": gguf.GGUFEndian.BIG}),
+        ("Q8_0", alignment, {}),
+        ("Q8_0", None, {"split_max_tensors": 5}),
+    ],
+    ids=["big-endian", "aligned", "split"],
+)
+def test_a_file_of_another_form_becomes_one_little_endian_file(kind, fill, options, tmp_path):
+    source = tmp_path / "a.gguf"
+    converter.convert(cases.original("llama"), "llama", source, kind, fill, **options)
+    loaded = load_model(source if source.exists() else min(tmp_path.glob("a-*.gguf")))
+    out = save_model(loaded, tmp_path / "b.gguf")
+    expected = 64 if fill else 32
+    with open_gguf(out) as file:
+        assert (file.big_endian, file.alignment) == (False, expected)
+        assert not any(key.startswith("split.") for key in file.metadata)
+        assert all(tensor.offset % expected == 0 for tensor in file.tensors.values())
+    found = outputs(load_model(out), ids())
+    assert found.isfinite().all()
+    assert torch.equal(found, outputs(loaded, ids()))
+
+
 @pytest.mark.parametrize("kind", [None, "Q8_0", "Q4_0"])
 def test_the_demo_model_goes_into_a_file_and_comes_back(kind, demo_model, tmp_path):
     config = GgufConfig(type=kind) if kind else None

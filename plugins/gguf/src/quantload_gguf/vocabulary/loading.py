@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from quantload.checkpoint import open_checkpoint, resolve_source
 from quantload.errors import CheckpointError, MissingRequirementError, QuantloadError
 from quantload.registry.requirements import check_requirement
 from quantload_gguf.reader import GgufFile
@@ -46,7 +47,8 @@ def load_tokenizer(source: str | os.PathLike[str] | Described) -> Any:
     """The tokenizer of a model, with its special tokens and chat template.
 
     Args:
-        source: a file, or an open one (which stays open).
+        source: a file; a folder or repository on the hub with one, or with a tag
+            ("owner/model:Q4_K_M") for one of several; or an open one (which stays open).
 
     Returns:
         A `transformers.PreTrainedTokenizerFast`.
@@ -63,8 +65,17 @@ def load_tokenizer(source: str | os.PathLike[str] | Described) -> Any:
         )
     if not isinstance(source, (str, os.PathLike)):
         return _load(source)
-    with GgufFile.open(source) as file:
-        return _load(file)
+    if Path(source).expanduser().is_file():
+        with GgufFile.open(Path(source).expanduser()) as file:
+            return _load(file)
+    with open_checkpoint(resolve_source(source)) as opened:
+        model = getattr(opened, "file", opened)
+        if not isinstance(model, GgufFile):
+            raise CheckpointError(
+                f"{opened.path}: expected a .gguf file, found other weights; their tokenizer is "
+                f"loaded by transformers.AutoTokenizer.from_pretrained"
+            )
+        return _load(model)
 
 
 def tokenizer_files(file: Described, folder: Path | None = None) -> Path:
