@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from quantload import AutoHfQuantizer, CheckpointError
 from quantload.errors import UnsupportedOperationError
 from quantload.kernels import prepare
+from quantload_aqlm.kernels import pays
 
 
 def make(rows, columns, count, nbits, out_group=1, in_group=8, dtype=torch.float16, seed=0):
@@ -165,3 +166,9 @@ def test_a_gradient_reaches_the_input_through_the_chosen_kernel():
     x = torch.randn(2, 32, requires_grad=True)
     weight.linear(x).sum().backward()
     assert torch.allclose(x.grad, weight.dequantize().sum(0).expand(2, -1), atol=1e-5)
+
+
+def test_looking_up_is_for_few_rows_and_for_tables_smaller_than_what_they_save():
+    assert pays(1, 2, 256, 4096)
+    assert not pays(64, 2, 256, 4096)
+    assert not pays(1, 1, 4096, 256)

@@ -135,7 +135,7 @@ def sums(x: Tensor, table: Tensor, bits: int, starts: Tensor) -> Tensor:
     firsts = _firsts(blocks * count, columns)
     found: Tensor = operator(
         table,
-        _indices(blocks, count, columns),
+        _indices(blocks, columns, count),
         (firsts + starts).view(-1),
         False,
         0,
@@ -222,12 +222,19 @@ def _operator(bits: int) -> torch._ops.OpOverload:
     return overload
 
 
-@lru_cache(maxsize=64)
-def _indices(blocks: int, count: int, columns: int) -> Tensor:
+def _indices(blocks: int, columns: int, count: int) -> Tensor:
     """Every table row of each block, once for each row of `x`."""
+    every = _all_rows(blocks * columns)
+    if count == 1:
+        return every
+    return every.view(blocks, 1, columns).expand(-1, count, -1).reshape(-1)
+
+
+@lru_cache(maxsize=16)
+def _all_rows(count: int) -> Tensor:
+    """Kept for as many shapes as models have: for each of 256 codes it takes 4 bytes."""
     with torch.inference_mode(mode=False):
-        numbers = torch.arange(blocks * columns, dtype=torch.int32, device="cpu")
-        return numbers.view(blocks, 1, columns).repeat(1, count, 1).view(-1)
+        return torch.arange(count, dtype=torch.int32, device="cpu")
 
 
 @lru_cache(maxsize=64)
