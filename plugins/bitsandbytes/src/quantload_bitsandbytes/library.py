@@ -90,7 +90,9 @@ def integer_product(x: Tensor, codes: Tensor) -> Tensor | None:
     """`x @ codes.T` of int8 matrices in int32; None where the library cannot serve."""
     if not _cuda(x):
         return None
-    product: Tensor = torch.ops.bitsandbytes.int8_linear_matmul.default(x, codes)
+    # the kernel reads rows one after the other; codes of a transposed input lie otherwise
+    ours, theirs = x.contiguous(), codes.contiguous()
+    product: Tensor = torch.ops.bitsandbytes.int8_linear_matmul.default(ours, theirs)
     return product
 
 
