@@ -89,15 +89,15 @@ def _inside(sums: Tensor, inner: Tensor | None, outer: Tensor) -> Tensor:
         sums = sums.mul_(inner.float()[:, None])
     if sums.shape[2] == outer.shape[1]:
         return sums
-    return sums.unflatten(2, (outer.shape[1], -1)).sum(3)
+    return sums.view(*sums.shape[:2], outer.shape[1], -1, sums.shape[3]).sum(3)
 
 
 def _combined(outer: Tensor, inner: Tensor | None) -> Tensor:
     wide = outer.float()
     if inner is None:
         return wide
-    groups = inner.float().unflatten(1, (outer.shape[1], -1))
-    return (groups * wide[:, :, None]).flatten(1, 2)
+    groups = inner.float().view(*outer.shape[:2], -1, outer.shape[2])
+    return (groups * wide[:, :, None]).view(inner.shape)
 
 
 def _fake(
