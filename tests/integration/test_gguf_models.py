@@ -244,3 +244,10 @@ def test_what_yarn_multiplies_attention_with_is_a_factor_on_top(tmp_path):
     )
     again = load_model(quantload.save_model(loaded, tmp_path / "n.gguf"))
     assert torch.allclose(outputs(again, ids()), outputs(loaded, ids()), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", ["llama", "command-r", "bert"])
+def test_the_dtype_of_a_packed_model_is_the_one_it_computes_in(case, dtype, tmp_path):
+    path = converter.convert(original(case), arch_of(case), tmp_path / "m.gguf", "Q8_0")
+    assert load_model(path, dtype=dtype).dtype == dtype

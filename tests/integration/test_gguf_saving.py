@@ -90,16 +90,17 @@ def alignment(writer):
     writer.add_custom_alignment(64)
 
 
-# The writer of the gguf package leaves the halves in blocks as they are in big-endian files, and
-# names the alignment in the first part of a split file only: floats, and one of them at a time.
+# The writer of the gguf package leaves the halves in blocks as they are in big-endian files (so
+# floats there), and names the alignment in the first part of a split file only.
 @pytest.mark.parametrize(
     ("kind", "fill", "options"),
     [
         ("F16", alignment, {"endianess": gguf.GGUFEndian.BIG}),
         ("Q8_0", alignment, {}),
         ("Q8_0", None, {"split_max_tensors": 5}),
+        ("Q8_0", alignment, {"split_max_tensors": 5}),
     ],
-    ids=["big-endian", "aligned", "split"],
+    ids=["big-endian", "aligned", "split", "split and aligned"],
 )
 def test_a_file_of_another_form_becomes_one_little_endian_file(kind, fill, options, tmp_path):
     source = tmp_path / "a.gguf"

@@ -13,6 +13,7 @@ from quantload.checkpoint.base import Checkpoint
 from quantload.checkpoint.rawfile import RawFile
 from quantload.errors import CheckpointError, QuantloadError
 from quantload_gguf.container import Field, GgufTensor, Header, read_header
+from quantload_gguf.container.header import DEFAULT_ALIGNMENT
 from quantload_gguf.container.split import check_parts, parts_of
 from quantload_gguf.origin import Origin
 
@@ -75,6 +76,9 @@ class GgufFile(Checkpoint):
                     continue
                 opened.append(RawFile(name))
                 parts.append((opened[-1], read_header(opened[-1])))
+            first = parts[0][1]
+            if first.alignment != DEFAULT_ALIGNMENT:
+                parts[1:] = [(raw, read_header(raw, first)) for raw, _ in parts[1:]]
             check_parts([raw.path for raw, _ in parts], [found for _, found in parts])
             if len({found.order for _, found in parts}) > 1:
                 raise CheckpointError(f"{given}: parts of different byte orders are mixed")

@@ -6,7 +6,7 @@ layout; version 1 had 32-bit counts and is no longer read by anybody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from quantload.checkpoint.paths import show
 from quantload.errors import CheckpointError
 from quantload_gguf.container.cursor import ByteOrder, Cursor, Kept
-from quantload_gguf.container.tensors import GgufTensor, check_places, read_entry
+from quantload_gguf.container.tensors import Entry, GgufTensor, check_places, read_entry
 from quantload_gguf.container.values import Field, Values
 
 if TYPE_CHECKING:
@@ -52,10 +52,15 @@ class Header:
     raw_fields: bytes = b""
 
 
-def read_header(raw: RawFile) -> Header:
+def read_header(raw: RawFile, first: Header | None = None) -> Header:
     """Read and check the header of an open file.
 
     Whatever is in the file, this takes a bounded time and little memory.
+
+    Args:
+        raw: the file.
+        first: of a split model, the header of its first part, which may be the only one
+            that names the alignment.
 
     Raises:
         CheckpointError: it is no GGUF file, or it is damaged; it says where and how.
@@ -76,7 +81,9 @@ def read_header(raw: RawFile) -> Header:
         if entry.name in entries:
             raise cursor.error(f"two tensors are called {show(entry.name)}; the file is damaged")
         entries[entry.name] = entry
-    start = -(-cursor.at // alignment) * alignment
+    if ALIGNMENT_KEY not in fields and first is not None:
+        alignment = _of_part(cursor, entries.values(), (alignment, first.alignment))
+    start = _padded(cursor.at, alignment)
     check_places(cursor, entries.values(), start, alignment)
     tensors = {
         e.name: GgufTensor(
@@ -105,6 +112,19 @@ def kept_fields(path: Path, header: bytes, order: ByteOrder, count: int) -> dict
     cursor = Cursor(Kept(path, header))
     cursor.order = order
     return _fields(cursor, count)
+
+
+def _padded(place: int, alignment: int) -> int:
+    return -(-place // alignment) * alignment
+
+
+def _of_part(cursor: Cursor, entries: Iterable[Entry], candidates: tuple[int, ...]) -> int:
+    """The alignment by which the file ends where its tensors do; the first where none does."""
+    last = max((entry.offset + entry.nbytes for entry in entries), default=0)
+    for alignment in candidates:
+        if _padded(cursor.at, alignment) + _padded(last, alignment) == cursor.raw.size:
+            return alignment
+    return candidates[0]
 
 
 def _version(cursor: Cursor) -> int:

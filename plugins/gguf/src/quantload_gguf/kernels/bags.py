@@ -64,7 +64,7 @@ class BagsKernel(Kernel):
         stored, middle = bags.stored_bits(affine.bits), LEVELS[name].middle
         each = blocks.view(-1, kind.nbytes)
         scales = [
-            None if part is None else bags.spread(part.reshape(rows, -1), stored)
+            None if part is None else _hidden(bags.spread(part.reshape(rows, -1), stored))
             for part in LEVELS[name].read(each)
         ]
         wide = bags.width(rows)
@@ -110,16 +110,25 @@ class BagsKernel(Kernel):
         found: Tensor = run(
             x.reshape(-1, x.shape[-1]),
             own["table"],
-            own["outer"],
-            own["inner"],
-            own["outer_added"],
-            own["inner_added"],
+            _halves(own["outer"]),
+            _halves(own["inner"]),
+            _halves(own["outer_added"]),
+            _halves(own["inner_added"]),
             own["starts"],
             bags.stored_bits(AFFINE[name].bits),
             LEVELS[name].middle,
             weight.shape[0],
         )
         return found.view(*x.shape[:-1], weight.shape[0])
+
+
+def _hidden(part: Tensor) -> Tensor:
+    """Halves as whole numbers: floats among the parameters would be taken for the model's dtype."""
+    return part.view(torch.int16) if part.dtype == torch.float16 else part
+
+
+def _halves(part: Tensor | None) -> Tensor | None:
+    return part.view(torch.float16) if part is not None and part.dtype == torch.int16 else part
 
 
 def _type(weight: PackedWeight) -> str:
