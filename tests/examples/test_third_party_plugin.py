@@ -67,7 +67,9 @@ def test_it_reads_what_hqq_wrote_and_passes_the_suites(installed: str) -> None:
     assert re.search(r"\d{3} passed", said)
 
 
-@pytest.mark.parametrize(("nbits", "group_size"), [(4, 64), (3, 64), (2, 16)])
+@pytest.mark.parametrize(
+    ("nbits", "group_size"), [(4, 64), pytest.param(3, 64, marks=pytest.mark.slow), (2, 16)]
+)
 def test_fitted_zero_points_predict_better_than_rounding(
     installed: str, demo_model: Path, nbits: int, group_size: int
 ) -> None:
