@@ -66,6 +66,18 @@ def by_config(linear: nn.Linear, config: dict[str, Any]) -> nn.Module:
     return hosted(weight)
 
 
+def ggml_blocks(linear: nn.Linear) -> nn.Module:
+    """A layer of random Q4_K blocks: two halves, then scales and codes, 144 bytes for 256."""
+    from quantload_gguf.weight import GgufWeight
+
+    rows, columns = linear.out_features, linear.in_features
+    size = (rows, columns // 256, 144)
+    blocks = torch.randint(0, 256, size, dtype=torch.uint8, device=DEVICE)
+    halves = torch.tensor([1e-4, 1e-3], dtype=torch.float16, device=DEVICE)
+    blocks[..., :4] = halves.view(torch.uint8)
+    return hosted(GgufWeight.from_blocks(blocks.view(rows, -1), "Q4_K", dtype=DTYPE))
+
+
 def hosted(weight: Any) -> nn.Module:
     """The module that hosts a weight, with the kernel that a loader would choose."""
     from quantload.kernels import prepare
@@ -122,7 +134,7 @@ METHODS: dict[str, Callable[[nn.Linear], nn.Module]] = {
     "int8": lambda linear: by_config(
         linear, {"quant_method": "bitsandbytes", "load_in_8bit": True}
     ),
-    "q4_k": lambda linear: by_config(linear, {"quant_method": "gguf", "quant_type": "Q4_K"}),
+    "q4_k": ggml_blocks,
     "transformers-nf4": library_4bit,
     "transformers-int8": library_8bit,
 }

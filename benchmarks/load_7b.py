@@ -15,6 +15,7 @@ import gc
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,10 @@ def main() -> None:
         start = time.perf_counter()
         write(source, options.layers)
         print(f"written in {time.perf_counter() - start:.1f} s", flush=True)
-    figures = {"bf16": timed("bf16", lambda: by_quantload(source))}
+    figures = {"bf16": timed("bf16", partial(by_quantload, source))}
     for name, config in (("nf4", NF4), ("int8", INT8), ("gptq", GPTQ)):
         label = f"{name} on load"
-        figures[label] = timed(label, lambda c=config: by_quantload(source, c))
+        figures[label] = timed(label, partial(by_quantload, source, config))
         if name == "int8":
             continue
         saved = options.folder / name
@@ -130,11 +131,11 @@ def main() -> None:
             quantload.save_model(by_quantload(source, config), saved)
             gc.collect()
         label = f"{name} folder"
-        figures[label] = timed(label, lambda s=saved: by_quantload(s))
+        figures[label] = timed(label, partial(by_quantload, saved))
     if options.peers:
-        for name, config in (("bf16", None), ("nf4", NF4), ("int8", INT8)):
+        for name, own in {"bf16": None, "nf4": NF4, "int8": INT8}.items():
             label = f"transformers {name}"
-            figures[label] = timed(label, lambda c=config: by_transformers(source, c), 2)
+            figures[label] = timed(label, partial(by_transformers, source, own), 2)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     data = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "s": figures}
     options.out.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

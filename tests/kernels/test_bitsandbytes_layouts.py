@@ -59,7 +59,7 @@ def test_products_are_those_of_the_decoded_weight(name, shape, plan, monkeypatch
 
     if name == "nf4 128" and shape[1] % 128:
         pytest.skip("blocks cross rows")
-    monkeypatch.setattr(launch, "plan_of", lambda _, w: fitted(plan, w.geometry, w.run))
+    monkeypatch.setattr(launch, "plan_of", lambda _, w, __: fitted(plan, w.geometry, w.run))
     weight = made(name, shape)
     matrix = weight.dequantize(torch.float32)
     weight.repack(kernel_for(name))

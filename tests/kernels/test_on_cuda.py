@@ -93,3 +93,43 @@ def test_float32_and_float64_inputs_are_not_rounded(kernel):
     for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         x = activations(5, weight, dtype)
         assert relative_error(weight.linear(x), x.double() @ matrix.double().T) < bound
+
+
+@pytest.mark.parametrize("plan", [(128, 4, 2), (256, 4, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("rows", "shape", "options"),
+    [
+        (512, (512, 1024), {}),
+        (300, (600, 1088), {}),
+        (70, (130, 128), {}),
+        (256, (512, 1024), {"symmetric": True}),
+        (256, (512, 1024), {"act_order": "even"}),
+        (256, (512, 1024), {"dtype": torch.bfloat16}),
+    ],
+)
+def test_warps_that_share_the_work_give_the_same(kernel, rows, shape, options, plan):
+    from quantload_kernels_triton import hopper, launch
+    from quantload_kernels_triton.arrange import run_of
+    from quantload_kernels_triton.plans import Plan
+
+    weight, matrix = on_cuda(kernel, 4, *shape, 64, **options)
+    run = run_of(weight.groups, weight.run, weight.act_order)
+    arranged = launch.Arranged(
+        weight.words, weight.scales, weight.zeros, weight.segments, 4, 64, run, *weight.shape
+    )
+    if not hopper.suits(arranged, weight.dtype):
+        pytest.skip("needs a Hopper device and the version of triton that is known")
+    tokens, stages, makers = plan
+    for parts in (1, 2):
+        sizes = Plan("hopper", tiles=8, rows=tokens, stages=stages, makers=makers, parts=parts)
+        x = activations(rows, weight)
+        y = launch.linear(x, arranged, weight.order, sizes)
+        assert relative_error(y, x.float() @ matrix.T) < BOUND[weight.dtype]
+        for _ in range(10):
+            assert torch.equal(launch.linear(x, arranged, weight.order, sizes), y)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = launch.linear(x, arranged, weight.order, sizes)
+        x.copy_(activations(rows, weight, seed=7))
+        graph.replay()
+        assert relative_error(captured, x.float() @ matrix.T) < BOUND[weight.dtype]

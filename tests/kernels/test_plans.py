@@ -46,8 +46,16 @@ def test_devices_of_other_families_get_the_plans_that_need_least():
 def test_the_measured_plan_of_a_listed_product_is_the_one_used():
     for entry in plans.table("sm90"):
         geometry = Geometry(entry.bits, entry.out, entry.into)
-        found = plans.plan_for("sm90", geometry, 128, entry.rows)
+        hopper = entry.plan.kernel == "hopper"
+        found = plans.plan_for("sm90", geometry, 128, entry.rows, hopper)
         assert found == plans.fitted(entry.plan, geometry, 128)
+
+
+def test_what_cannot_run_on_hopper_alone_gets_no_such_plan():
+    for rows in (40, 128, 200, 512, 3000):
+        for shape in ((4096, 4096), (14336, 4096), (8192, 28672)):
+            plan = plans.plan_for("sm90", Geometry(4, *shape), 128, rows)
+            assert plan.kernel in ("many", "decoded")
 
 
 @pytest.mark.slow
@@ -57,7 +65,7 @@ def test_the_devices_with_the_least_shared_memory_have_enough():
 
 @pytest.mark.slow
 def test_no_operand_is_overwritten_while_hopper_reads_it():
-    found = compiled(90, "sm90", 64)
-    assert "many_rows" in {name for name, _, _ in found}
+    found = compiled(90, "sm90", 64, 256)
+    assert {"many_rows", "hopper_rows"} <= {name for name, _, _ in found}
     assert [entry for entry in found if entry[2]] == []
     assert max(shared for _, shared, _ in found) <= 227 * 1024

@@ -31,6 +31,12 @@ def version() -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of a CUDA device, asked for once."""
+    return torch.cuda.get_device_capability(device)
+
+
 def triton_verdict() -> Verdict:
     """Whether the kernels can be imported and run at all."""
     try:

@@ -15,15 +15,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from quantload.kernels import Kernel, KernelSpec
 from quantload.verdict import Verdict
-from quantload_kernels_triton import (
-    operators,  # noqa: F401  registers the operators
-    words,
-)
+from quantload_kernels_triton import operators, words
 from quantload_kernels_triton.arrange import WIDEST_RUN, from_pairs, to_pairs
 from quantload_kernels_triton.availability import device_verdict, dtype_verdict, triton_verdict
 from quantload_kernels_triton.geometry import Geometry
@@ -85,7 +81,7 @@ class TritonCodebook(Kernel):
         """See `Kernel.linear`."""
         w: Any = weight
         block = w.state.block_size
-        product: Tensor = torch.ops.quantload_triton.affine_linear(
+        return operators.multiply(
             x,
             w.words,
             w.scales,
@@ -98,7 +94,6 @@ class TritonCodebook(Kernel):
             w.shape[0],
             w.state.quant_type,
         )
-        return product
 
 
 def _weight_verdict(spec: KernelSpec) -> Verdict:

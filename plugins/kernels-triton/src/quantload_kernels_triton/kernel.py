@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import torch
 from torch import Tensor
 
 from quantload.kernels import Kernel, KernelSpec
 from quantload.verdict import Verdict
-from quantload_kernels_triton import operators  # noqa: F401  registers the operators
+from quantload_kernels_triton import operators
 from quantload_kernels_triton.arrange import arrange, restore, run_of
 from quantload_kernels_triton.availability import device_verdict, dtype_verdict, triton_verdict
 from quantload_kernels_triton.geometry import PLANES
@@ -51,7 +50,7 @@ class TritonAffine(Kernel):
     def linear(self, weight: PackedWeight, x: Tensor) -> Tensor:
         """See `Kernel.linear`."""
         affine: Any = weight
-        product: Tensor = torch.ops.quantload_triton.affine_linear(
+        return operators.multiply(
             x,
             affine.words,
             affine.scales,
@@ -63,7 +62,6 @@ class TritonAffine(Kernel):
             run_of(affine.groups, affine.run, affine.act_order),
             affine.shape[0],
         )
-        return product
 
 
 def _weight_verdict(spec: KernelSpec) -> Verdict:

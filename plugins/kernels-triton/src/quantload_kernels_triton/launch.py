@@ -10,6 +10,8 @@ import torch.nn.functional as F
 import triton.language as tl
 from torch import Tensor
 
+from quantload_kernels_triton import hopper
+from quantload_kernels_triton.availability import capability
 from quantload_kernels_triton.geometry import Geometry
 from quantload_kernels_triton.jit.decoded import decoded
 from quantload_kernels_triton.jit.few_rows import few_rows
@@ -69,11 +71,12 @@ class Arranged:
         return self.words, self.scales, zeros, segments
 
 
-def plan_of(rows: int, weight: Arranged) -> Plan:
-    """The plan for so many rows of activations on the device of the weight."""
+def plan_of(rows: int, weight: Arranged, dtype: torch.dtype = torch.float16) -> Plan:
+    """The plan for so many rows of activations of a dtype on the device of the weight."""
     device = weight.words.device
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 0)
-    return plan_for(family(capability), weight.geometry, weight.run, rows)
+    found = capability(device) if device.type == "cuda" else (8, 0)
+    able = rows > MOST_FEW and hopper.suits(weight, dtype)
+    return plan_for(family(found), weight.geometry, weight.run, rows, able)
 
 
 def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None = None) -> Tensor:
@@ -84,12 +87,14 @@ def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None 
     with on_device_of(x):
         if x.dtype not in HALVES:
             return F.linear(_gathered(x, order), decode(weight, x.dtype))
-        plan = plan or plan_of(rows, weight)
+        plan = plan or plan_of(rows, weight, x.dtype)
         if plan.kernel == "few" and rows <= MOST_FEW:
             return _few(x, weight, order, plan)
         x = _gathered(x, order)
         if plan.kernel == "decoded":
             return F.linear(x, decode(weight, x.dtype, plan))
+        if plan.kernel == "hopper":
+            return add_up(*hopper.product(x, weight, plan), overlaps(x.device))
         return _many(x, weight, plan)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quantload_kernels_triton.availability import interpreting
+from quantload_kernels_triton.watched import watched
 
 _LIBRARY = torch.library.Library("quantload_triton", "DEF")
 _WEIGHT = (
@@ -63,6 +64,14 @@ def affine_linear(
     )
     y = launch.linear(flat, weight, order)
     return y.view(*x.shape[:-1], out_features)
+
+
+def multiply(x: Tensor, *weight: Any) -> Tensor:
+    """`affine_linear`, as an op where something looks on."""
+    if watched(x):
+        product: Tensor = torch.ops.quantload_triton.affine_linear(x, *weight)
+        return product
+    return affine_linear(x, *weight)
 
 
 def affine_dequantize(

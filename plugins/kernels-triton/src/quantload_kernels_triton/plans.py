@@ -26,16 +26,17 @@ class Plan:
     """Sizes for one launch.
 
     Attributes:
-        kernel: "few", "many" or "decoded".
-        tiles: tiles of 16 rows of the weight, of a program ("few") or a warp.
+        kernel: "few", "many", "decoded" or "hopper".
+        tiles: tiles of 16 rows of the weight, of a program ("few", "hopper") or a warp.
         units: units of columns that a warp takes at once.
         warps: warps of a program.
         ahead: how many times `units` are loaded ("few") or multiplied ("many") before the
             warps of a program wait for each other.
         packed: whether "few" first brings the activations into the order of its operand.
-        rows: rows of activations of a program of "many".
+        rows: rows of activations of a program of "many" or "hopper".
         stages: depth of its pipeline.
         parts: into how many parts it splits the columns.
+        makers: how many groups of four warps decode, in "hopper".
     """
 
     kernel: str
@@ -47,6 +48,7 @@ class Plan:
     rows: int = 128
     stages: int = 3
     parts: int = 1
+    makers: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def table(name: str) -> tuple[Listed, ...]:
 
 
 @cache
-def plan_for(name: str, geometry: Geometry, run: int, rows: int) -> Plan:
+def plan_for(name: str, geometry: Geometry, run: int, rows: int, hopper: bool = False) -> Plan:
     """The plan for a product.
 
     Args:
@@ -84,8 +86,13 @@ def plan_for(name: str, geometry: Geometry, run: int, rows: int) -> Plan:
         geometry: of the weight.
         run: columns that share a group.
         rows: rows of activations, at least 1.
+        hopper: whether the kernel of that name can run it; then its plans come first.
     """
-    entries = [entry for entry in table(name) if entry.bits == geometry.bits]
+    entries = [
+        entry
+        for entry in table(name)
+        if entry.bits == geometry.bits and (hopper or entry.plan.kernel != "hopper")
+    ]
     steps = sorted({entry.rows for entry in entries})
     if not steps:
         raise UnsupportedOperationError(f"no plans for {geometry.bits} bits in the table {name}")
@@ -93,7 +100,10 @@ def plan_for(name: str, geometry: Geometry, run: int, rows: int) -> Plan:
     shape = (geometry.rows, geometry.columns)
     nearest = min(
         (entry for entry in entries if entry.rows == step),
-        key=lambda entry: _distance(shape, (entry.out, entry.into)),
+        key=lambda entry: (
+            _distance(shape, (entry.out, entry.into)),
+            entry.plan.kernel != "hopper",
+        ),
     )
     return fitted(nearest.plan, geometry, run)
 
@@ -104,6 +114,8 @@ def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:
 
 def fitted(plan: Plan, geometry: Geometry, run: int) -> Plan:
     """A plan made possible for a weight."""
+    if plan.kernel == "hopper":
+        return plan
     units = plan.units if run >= plan.units * geometry.unit else 1
     plan = replace(plan, units=units)
     if plan.kernel == "many":

@@ -19,10 +19,7 @@ from torch import Tensor
 
 from quantload.kernels import Kernel, KernelSpec
 from quantload.verdict import Verdict
-from quantload_kernels_triton import (
-    operators,  # noqa: F401  registers the operators
-    words,
-)
+from quantload_kernels_triton import operators, words
 from quantload_kernels_triton.arrange import WIDEST_RUN, to_pairs
 from quantload_kernels_triton.availability import device_verdict, dtype_verdict, triton_verdict
 from quantload_kernels_triton.geometry import Geometry
@@ -84,10 +81,9 @@ class TritonRows8(Kernel):
     def linear(self, weight: PackedWeight, x: Tensor) -> Tensor:
         """See `Kernel.linear`."""
         w: Any = weight
-        product: Tensor = torch.ops.quantload_triton.affine_linear(
+        return operators.multiply(
             x, w.words, w.scales, None, None, None, 8, w.shape[1], WIDEST_RUN, w.shape[0]
         )
-        return product
 
 
 def _biased(codes: Tensor) -> Tensor:
