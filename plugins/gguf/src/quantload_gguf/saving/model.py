@@ -63,8 +63,9 @@ def write_model(parts: ModelParts, path: Path) -> None:
         *(_factors(key, numbers) for key, numbers in factors.items()),
     ]
     padded_vocabulary(fields, _rows(planned))
-    dtype = str(getattr(model, "dtype", "float32")).removeprefix("torch.")
-    types = types_of(planned, dtype)
+    # Kernels may keep scales of another dtype among the parameters that `model.dtype` asks.
+    computed = next((w.dtype for w in parts.weights.values()), getattr(model, "dtype", "float32"))
+    types = types_of(planned, str(computed).removeprefix("torch."))
     if origin is not None and origin.kinds == {p.kind.name for p in planned}:
         types |= origin.types()  # which of the mixtures it is, the types alone do not say
     write_gguf(path, fields | types, planned)
