@@ -137,6 +137,18 @@ def test_the_demo_model_goes_into_a_file_and_comes_back(kind, demo_model, tmp_pa
     assert second.read_bytes() == out.read_bytes()
 
 
+def test_a_model_that_transformers_loaded_is_written_with_its_tokenizer(demo_model, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(demo_model)
+    out = save_model(model, tmp_path / "m.gguf", sync=False)
+    assert torch.equal(outputs(load_model(out), ids()), outputs(model, ids()))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_model)
+    assert load_tokenizer(out)(TEXTS[0]).input_ids == tokenizer(TEXTS[0]).input_ids
+    # Programs that read such files without quantload agree.
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf")
+    difference = outputs(again, ids()) - outputs(model.float(), ids())
+    assert difference.norm() < 0.01 * outputs(model, ids()).norm()
+
+
 def test_a_folder_gets_the_file_and_what_belongs_beside_it(demo_model, tmp_path):
     model = load_model(demo_model, quantization_config=GgufConfig(type="Q8_0"))
     folder = save_model(model, tmp_path / "out")

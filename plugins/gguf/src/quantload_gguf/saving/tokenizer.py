@@ -50,7 +50,8 @@ _ROLES = {
 
 def tokenizer_fields(parts: ModelParts, model: Any) -> dict[str, Field]:
     """The tokenizer in the folder that a model came from; nothing, and a warning, without one."""
-    original = _load(parts.folder)
+    named = str(getattr(model.config, "_name_or_path", "") or "")
+    original = _load(parts.folder or (Path(named) if named and Path(named).is_dir() else None))
     if original is None:
         logger.warning(
             "%s: no tokenizer is written, for there is none in the folder it was loaded from",
