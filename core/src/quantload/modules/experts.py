@@ -117,30 +117,12 @@ class QuantizedExperts(nn.Module):
         Returns:
             `[tokens, features]`, in the dtype of `hidden_states`.
         """
-        found: Tensor = self._run(hidden_states, top_k_index, top_k_weights)
+        from quantload.modules.routing import run
+
+        found: Tensor = run(self, hidden_states, top_k_index, top_k_weights)
         return found
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's own
-    def _run(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        # Which experts run is known only when it does, so it is not compiled.
-        tokens = chosen.shape[0]
-        flat = chosen.t().reshape(-1)
-        counts = torch.bincount(flat, minlength=self.num_experts).tolist()
-        order = flat.argsort(stable=True)
-        result = torch.zeros_like(x)
-        start = 0
-        for number, count in enumerate(counts[: self.num_experts]):
-            if not count:
-                continue
-            places = order[start : start + count]
-            start += count
-            rows = places % tokens
-            given = self._expert(number, x if tokens == 1 else x[rows])
-            given = given * weights[rows, places // tokens, None]
-            result.index_add_(0, rows, given.to(result))
-        return result
-
-    def _expert(self, number: int, x: Tensor) -> Tensor:
+    def expert(self, number: int, x: Tensor) -> Tensor:
         """What one expert gives for `[rows, features]`."""
         layout = self.layout
         parts = [self._layer(number, part)(x) for part in layout.parts]

@@ -25,9 +25,10 @@ def experts_layout(module: nn.Module) -> ExpertsLayout | Verdict | None:
     """
     stacks = {n: p for n, p in module.named_parameters(recurse=False) if p.ndim == 3}
     kind = type(module).__name__
-    if not stacks or "expert" not in kind.lower():
+    described = hasattr(type(module), "_apply_gate") and hasattr(module, "is_transposed")
+    if not stacks or not (described or "expert" in kind.lower()):
         return None
-    if not hasattr(type(module), "_apply_gate") or not hasattr(module, "is_transposed"):
+    if not described:
         return Verdict.no(f"{kind} computes its experts in a way of its own")
     said: Any = module
     gated = getattr(said, "has_gate", "gate_up_proj" in stacks)
