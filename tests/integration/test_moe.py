@@ -302,3 +302,38 @@ def test_experts_on_disk_run_right(one: Packed, tmp_path: Path) -> None:
         quantload.save_model(loaded, tmp_path / f"again{number}")
         first, second = tensors(folder), tensors(tmp_path / f"again{number}")
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_router_that_is_packed_stays_so(one: Packed, tmp_path: Path) -> None:
+    """In older classes it was a linear layer, and bitsandbytes packed it with the others."""
+    name, _, _, source = one
+    block = "block_sparse_moe" if name == "mixtral" else "mlp"
+    floats = quantload.load_model(source)
+    routers = {}
+    for index, layer in enumerate(floats.model.layers):
+        router = nn.Linear(64, 4, bias=False)
+        router.weight = nn.Parameter(layer.mlp.gate.weight.detach().clone())
+        routers[f"model.layers.{index}.{block}.gate"] = router
+    made = nn.ModuleDict({key.replace(".", "/"): router for key, router in routers.items()})
+    quantizer: Any = quantload.AutoHfQuantizer.from_config(
+        {"load_in_8bit": True, "llm_int8_skip_modules": []}, pre_quantized=False
+    )
+    model = quantload.load_model(source, quantization_config={"load_in_8bit": True})
+    quantload.save_model(model, tmp_path / "made")
+
+    def pack(found: dict[str, Tensor]) -> None:
+        for key, router in zip(routers, made.values(), strict=True):
+            spec = quantload.quantizers.ModuleSpec(key, shape=(4, 64))
+            weight = quantizer.quantize(spec, router.weight.detach())
+            del found[f"{key}.weight"]
+            found.update({f"{key}.{leaf}": t for leaf, t in quantizer.unpack(spec, weight).items()})
+
+    packed = rewritten(tmp_path / "made", tmp_path / "packed", pack)
+    loaded = quantload.load_model(packed)
+    assert "model.layers.1.mlp.gate" in dict(hosts_of(loaded))
+    assert type(loaded.model.layers[1].mlp.gate) is type(floats.model.layers[1].mlp.gate)
+    torch.testing.assert_close(logits(loaded), logits(floated(loaded)), atol=2e-6, rtol=1e-5)
+    quantload.save_model(loaded, tmp_path / "again")
+    first, second = tensors(packed), tensors(tmp_path / "again")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import IDS, Net, real, skeleton, tensors_of, write
 from rowwise import RowwiseWeight, rowwise_decoded, rowwise_tensors
 from torch import Tensor, nn
@@ -189,11 +190,35 @@ class TestPacked:
         with pytest.raises(CheckpointError, match=r"unexpected: spare\.codes"):
             load_into(skeleton(), tmp_path)
 
+    def test_a_class_of_its_own_multiplies_with_its_packed_weight_and_does_nothing_else(
+        self, tmp_path: Path
+    ) -> None:
+        class Router(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = nn.Parameter(torch.empty(4, 6))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return F.linear(x, self.weight)
+
+        with torch.device("meta"):
+            module = nn.ModuleDict({"router": Router()})
+        matrix = torch.randn(4, 6)
+        write(tmp_path, rowwise_tensors("router", matrix), {"quantization_config": METHOD})
+        load_into(module, tmp_path)
+        router, x = module["router"], torch.randn(3, 6)
+        assert type(router) is Router
+        torch.testing.assert_close(router(x), x @ router.weight.dequantize().T)
+        with pytest.raises(quantload.UnsupportedOperationError, match=r"use \.dequantize"):
+            torch.matmul(x, router.weight)
+        floated = quantload.dequantize(module)["router"]
+        assert isinstance(floated.weight, nn.Parameter)
+
     def test_what_cannot_host_a_packed_weight_is_refused(self, tmp_path: Path) -> None:
         class Odd(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.weight = nn.Parameter(torch.empty(4, 4))
+                self.register_buffer("weight", torch.empty(4, 4))
 
         with torch.device("meta"):
             module = nn.ModuleDict({"odd": Odd()})

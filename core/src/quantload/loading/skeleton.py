@@ -99,6 +99,9 @@ def describe(model: nn.Module, spec: ModuleSpec, name: str, dtype: torch.dtype) 
         kind = "embedding"
     if kind is None and isinstance(module, nn.Linear):
         kind = "linear"
+    own = module._parameters.get("weight")
+    if kind is None and own is not None and own.ndim == 2:
+        kind = "matrix"
     if kind is None:
         raise UnsupportedOperationError(
             f"{name}: the checkpoint holds a packed weight for it, and a "

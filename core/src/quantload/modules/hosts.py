@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -46,6 +46,10 @@ def host_for(
         return QuantizedLinear(weight, bias, _emptied(module), origin)
     if spec.kind == "embedding":
         return QuantizedEmbedding(weight, _emptied(module), origin)
+    if spec.kind == "matrix":
+        del module._parameters["weight"]
+        module.add_module("weight", weight)  # which F.linear takes
+        return cast("Host", module)
     raise UnsupportedOperationError(
         f"{spec.name}: a quantized module of kind {spec.kind!r} cannot be hosted yet"
     )
@@ -67,8 +71,8 @@ def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
 def hosts_of(model: nn.Module) -> Iterator[tuple[str, Host]]:
     """Name and module of every host, each once."""
     for name, module in model.named_modules():
-        if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
-            yield name, module
+        if isinstance(module._modules.get("weight"), PackedWeight):
+            yield name, cast("Host", module)
 
 
 def dequantize_hosts(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -84,7 +88,7 @@ def dequantize_hosts(model: nn.Module, dtype: torch.dtype | None = None) -> nn.M
     shared: dict[int, nn.Parameter] = {}
     for name, host in list(hosts_of(model)):
         key = id(host.weight)
-        module = host.dequantized(dtype)
+        module = _dequantized(host, dtype)
         if key in shared and shared[key].shape == module.weight.shape:
             module.weight = shared[key]
         shared.setdefault(key, module.weight)  # type: ignore[arg-type]  # always a Parameter
@@ -92,3 +96,13 @@ def dequantize_hosts(model: nn.Module, dtype: torch.dtype | None = None) -> nn.M
     for name, experts in [(n, m) for n, m in model.named_modules() if type(m) is QuantizedExperts]:
         set_module(model, name, experts.joined(dtype))
     return model
+
+
+def _dequantized(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
+        return module.dequantized(dtype)
+    weight = module._modules.pop("weight")
+    assert isinstance(weight, PackedWeight)
+    matrix = nn.Parameter(weight.dequantize(dtype), requires_grad=False)
+    module.register_parameter("weight", matrix)
+    return module

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import torch
 
-ModuleKind = Literal["linear", "conv1d", "embedding", "experts", "wrapper"]
+ModuleKind = Literal["linear", "conv1d", "embedding", "experts", "matrix", "wrapper"]
 
 
 class TensorHeader(Protocol):
@@ -34,7 +34,8 @@ class ModuleSpec:
 
     Attributes:
         name: module path, as the model names it.
-        kind: what the module is; a `conv1d` weight is stored `[in, out]` by the class.
+        kind: what the module is; a `conv1d` weight is stored `[in, out]` by the class, and
+            a "matrix" is that of a class of its own, which multiplies with it (a router).
         shape: logical `(out_features, in_features)`; for embeddings `(rows, columns)`.
             None until the loader has seen the module.
         tensors: the checkpoint's tensors of this module, name without the module

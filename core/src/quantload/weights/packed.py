@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantload.errors import UnsupportedOperationError
@@ -98,6 +99,29 @@ class PackedWeight(nn.Module):
         Hosts call the weight this way, for offloading hooks fire on `forward`.
         """
         return self.linear(x) if x.is_floating_point() else self.rows(x)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """`F.linear(x, weight, bias)`, for modules that multiply with their weight in this way.
+
+        Raises:
+            UnsupportedOperationError: it was given to any other function of torch.
+        """
+        if func is F.linear:
+            x, weight, bias = _linear_arguments(*args, **(kwargs or {}))
+            if isinstance(weight, PackedWeight) and isinstance(x, Tensor):
+                y = weight(x)
+                return y if bias is None else y + bias
+        raise UnsupportedOperationError(
+            f"torch's {getattr(func, '__name__', func)} cannot take a {cls.__name__}: its storage "
+            f"is packed; call the weight, or use .dequantize() for a float copy"
+        )
 
     # -- kernels ---------------------------------------------------------------------
 
@@ -289,6 +313,14 @@ class PackedWeight(nn.Module):
                 f"cannot {verb} a {type(self).__name__} on the meta device: its bytes are not "
                 f"loaded, or are offloaded; call the module that hosts it"
             )
+
+
+def _linear_arguments(
+    input: Any,  # noqa: A002  named as in F.linear
+    weight: Any,
+    bias: Any = None,
+) -> tuple[Any, Any, Any]:
+    return input, weight, bias
 
 
 def frozen(tensor: Tensor) -> nn.Parameter:

@@ -1,0 +1,71 @@
+"""What experts compute, taken from what a class says of itself, is what the class computes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from quantload.modules import ExpertsLayout, QuantizedExperts
+
+pytest.importorskip("transformers")
+from quantload.integrations.transformers.experts import experts_layout
+
+CLASSES = {  # what is special about the class
+    "mixtral.MixtralExperts": "",
+    "gpt_oss.GptOssExperts": "transposed, interleaved, biases, a gate of its own",
+    "aria.AriaExperts": "transposed",
+    "nemotron_h.NemotronHExperts": "no gate",
+    "muse_spark.MuseSparkExperts": "a norm after each expert",
+    "deepseek_v4.DeepseekV4Experts": "a gate that is clamped",
+}
+
+
+class Settings:
+    """A config with a small value for whatever a class asks."""
+
+    _experts_implementation = "eager"
+    moe_latent_size = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name.endswith("act"):
+            return "silu"
+        if "expert" in name:
+            return 4
+        if "hidden" in name:
+            return 16
+        return 0.5 if name.endswith(("limit", "alpha", "eps")) else 8
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_taken_apart_a_class_gives_what_its_own_loop_gives(name: str) -> None:
+    folder, _, kind = name.partition(".")
+    try:
+        source = importlib.import_module(f"transformers.models.{folder}.modeling_{folder}")
+    except ImportError:
+        pytest.skip(f"this transformers has no {folder}")
+    torch.manual_seed(0)
+    module = getattr(source, kind)(Settings())
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    layout = experts_layout(module)
+    assert isinstance(layout, ExpertsLayout)
+    stacks = {stack: module.get_parameter(stack).detach() for stack in layout.stacks}
+    width = stacks["down_proj"].shape[2 if layout.transposed else 1]
+    x, weights = torch.randn(5, width), torch.rand(5, 2)
+    chosen = torch.tensor([[0, 3], [1, 2], [3, 0], [2, 1], [0, 1]])
+    expected = module(x, chosen, weights)
+    experts = QuantizedExperts(layout, module)
+    for stack, tensor in stacks.items():
+        for layer, matrix in layout.split(stack, tensor):
+            own: Any = experts.get_submodule(layer)
+            own.weight = nn.Parameter(matrix)
+    torch.testing.assert_close(experts(x, chosen, weights), expected, atol=1e-5, rtol=1e-5)
+    again = experts.joined()
+    assert type(again) is type(module)
+    assert torch.equal(again(x, chosen, weights), expected)
