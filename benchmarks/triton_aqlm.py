@@ -70,7 +70,7 @@ def plans(layout: str, rows: int, out: int) -> Iterator[Plan]:
     if rows <= 32:
         for tall, groups, warps in itertools.product((1, 2), (2, 4, 8), (4, 8)):
             if tall * groups * count <= 16 and (rows <= 16 or tall * groups <= 4):
-                found.append(Plan("few", tall, warps, groups))
+                found.append(Plan("few", tall, warps, groups, ahead=tall == 1))
     if rows > 8:
         most = 16 if rows <= 16 else 32 if rows <= 32 else 64 if rows <= 64 else 128
         for (many, warps), groups, parts, ahead in itertools.product(

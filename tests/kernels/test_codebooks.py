@@ -26,7 +26,7 @@ LAYOUTS = {
     "3x5": (3, 5),
 }
 PLANS = {
-    "few": Plan("few", groups=2),
+    "few": Plan("few", groups=2, ahead=True),
     "few-wide": Plan("few", tiles=2, warps=4, groups=4),
     "many": Plan("many", groups=1, rows=16),
     "many-parts": Plan("many", warps=8, groups=2, rows=32, parts=2),

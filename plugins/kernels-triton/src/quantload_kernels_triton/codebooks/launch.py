@@ -147,6 +147,7 @@ def _few(x: Tensor, weight: Coded, plan: Plan) -> Tensor:
         R=plan.tiles,
         N8=1 if rows <= 8 else 2 if rows <= 16 else 4,
         W=plan.warps,
+        AHEAD=plan.ahead,
         num_warps=plan.warps,
         num_stages=1,
     )

@@ -22,7 +22,7 @@ class Plan:
         warps: warps of a program; in "many" each has a tile of its own.
         groups: codes of each codebook, next to each other, that a lane takes at once.
         rows: rows of activations of a program of "many".
-        ahead: whether "many" reads entries for a block while it multiplies the one before.
+        ahead: whether "few" reads codes and "many" reads entries while others are multiplied.
         parts: into how many parts it splits the columns.
     """
 
@@ -43,9 +43,9 @@ def plan_for(codebooks: int, out: int, rows: int) -> Plan:
         warps = 8 if small and not single else 4
         tall = 2 if tiles > 1024 and codebooks <= 2 else 1
         groups = 2 if rows > 8 else 4 if small or tall > 1 else 8 if rows == 1 else 2
-        plan = Plan("few", tall, warps, groups)
+        plan = Plan("few", tall, warps, groups, ahead=tall == 1)
     elif rows <= 32 and small and not single:
-        plan = Plan("few", 1, 8, 2)
+        plan = Plan("few", 1, 8, 2, ahead=True)
     elif rows <= 64 or (rows <= 128 and not small):
         many = 32 if rows <= 32 else 64 if rows <= 64 else 128
         parts = (2 if many == 32 else 4) if small else 1 if single or many == 128 else 2

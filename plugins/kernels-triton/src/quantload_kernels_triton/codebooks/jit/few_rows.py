@@ -84,12 +84,14 @@ def few_rows(
     R: tl.constexpr,
     N8: tl.constexpr,
     W: tl.constexpr,
+    AHEAD: tl.constexpr,
     FIRST: tl.constexpr,
 ):
     """`y = x W^T` for up to `8 * N8` rows; program `i` makes the rows of `R` tiles from `i * R` on.
 
     The warps of a program take turns with the columns; a lane takes `G` times eight at
-    once. See `operators.codebooks_linear` for the tensors.
+    once. With `AHEAD`, the next codes are on their way while entries are multiplied. See
+    `operators.codebooks_linear` for the tensors.
     """
     DT: tl.constexpr = x.dtype.element_ty
     T: tl.constexpr = 32 * W
@@ -98,9 +100,10 @@ def few_rows(
     row = tl.program_id(0) * (R * 16) + thread // 4 % 8
     sums = tl.zeros((W, R * 16, N8 * 8), tl.float32)
     column = thread // 32 * SPAN + thread % 4 * (8 * G)
-    index = _indices(
-        codes, row, out_rows, column, 0, per_row, KV, KL, ENTRIES, PAIRS, G, MASKED, R, FIRST
-    )
+    if AHEAD:
+        index = _indices(
+            codes, row, out_rows, column, 0, per_row, KV, KL, ENTRIES, PAIRS, G, MASKED, R, FIRST
+        )
     for start in range(0, columns, W * SPAN):
         here = column + start
         right = load_eights(x, x_stride, here, rows, columns, G, N8, T, MASKED, FIRST)
@@ -109,25 +112,42 @@ def few_rows(
         right = tl.permute(right, (0, 4, 5, 6, 7, 2, 8, 3, 1))  # W G k s h t p N8 g
         right = tl.reshape(right, (W, G * KV * 32, N8 * 8))
         for k in tl.static_range(KL):
+            if not AHEAD:
+                index = _indices(
+                    codes,
+                    row,
+                    out_rows,
+                    here,
+                    k,
+                    per_row,
+                    KV,
+                    KL,
+                    ENTRIES,
+                    PAIRS,
+                    G,
+                    MASKED,
+                    R,
+                    FIRST,
+                )
             left = load_entries(books + k * (KV * ENTRIES * 8), index, FIRST)
-            # The next codes are on their way while these are multiplied.
-            after = here if k + 1 < KL else here + W * SPAN
-            index = _indices(
-                codes,
-                row,
-                out_rows,
-                after,
-                (k + 1) % KL,
-                per_row,
-                KV,
-                KL,
-                ENTRIES,
-                PAIRS,
-                G,
-                MASKED or k + 1 == KL,
-                R,
-                FIRST,
-            )
+            if AHEAD:
+                after = here if k + 1 < KL else here + W * SPAN
+                index = _indices(
+                    codes,
+                    row,
+                    out_rows,
+                    after,
+                    (k + 1) % KL,
+                    per_row,
+                    KV,
+                    KL,
+                    ENTRIES,
+                    PAIRS,
+                    G,
+                    MASKED or k + 1 == KL,
+                    R,
+                    FIRST,
+                )
             left = tl.reshape(left.to(DT), (W, 8, 4, R, 2, G * KV, 2, 2, 2))
             left = tl.permute(left, (0, 3, 4, 1, 5, 6, 7, 2, 8))  # W R r8 g j s h t p
             left = tl.reshape(left, (W, R * 16, G * KV * 32))
