@@ -338,3 +338,38 @@ def test_a_router_that_is_packed_stays_so(one: Packed, tmp_path: Path) -> None:
     first, second = tensors(packed), tensors(tmp_path / "again")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_adapters_attach_to_single_experts_and_learn(one: Packed) -> None:
+    peft = pytest.importorskip("peft")
+    name, model, _, _ = one
+    layers = r".*\.experts\.\d+\.(up|down)_proj"
+    lora = peft.LoraConfig(r=4, target_modules=layers, init_lora_weights=False)
+    if name == "qwen3-moe":  # PEFT itself knows its experts as 3-D parameters only
+        with pytest.raises(ValueError, match="fused into gate_up_proj"):
+            peft.get_peft_model(copy.deepcopy(model), lora)
+        return
+    adapted = peft.get_peft_model(copy.deepcopy(model), lora)
+    ids = torch.randint(3, 96, (2, 12), generator=torch.Generator().manual_seed(3))
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for _ in range(5):
+        loss = adapted(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    names = [n for n, p in adapted.named_parameters() if "experts.2" in n and p.requires_grad]
+    assert names
+
+
+def test_automatic_device_maps_count_the_experts_as_they_are(one: Packed) -> None:
+    _, model, folder, _ = one
+    size = model.get_memory_footprint()
+    assert size == sum(p.nbytes for p in model.parameters()) + sum(
+        b.nbytes for b in model.buffers()
+    )
+    loaded = quantload.load_model(folder, device_map="auto", max_memory={"cpu": 2 * size})
+    assert set(map(str, loaded.hf_device_map.values())) == {"cpu"}
+    assert torch.equal(logits(loaded), logits(model))
