@@ -97,8 +97,9 @@ def _decode(codes: Tensor, scaling: Tensor, bits: int, out: Tensor, space: Tenso
     pairs = scaling[:, : inner // GROUP].to(torch.float32)
     pairs = pairs.view(*pairs.shape[:2], rows // tile, 1, tile, 2).transpose(1, 2)
     lifted = 8 if bits <= 4 else 8 + 16 * 8
-    scale = pairs[..., 0]
-    zero = pairs[..., 1] - lifted * scale
+    # Every other number of a pair would be many times as slow to multiply with.
+    scale = pairs[..., 0].contiguous()
+    zero = pairs[..., 1].contiguous() - lifted * scale
     if scaling.shape[0] == 2:
         halves = groups.view(*groups.shape[:2], 2, GROUP // 2, tile)
         halves[:, :, 0].mul_(scale[0] + scale[1]).add_(zero[0] + zero[1])
