@@ -14,6 +14,7 @@ SHOWN = {
     "custom_module": ["available: True", "packed: 28, missing: \\[\\]", "the next token is"],
     "load_aqlm": ["aqlm: QuantizedLinear", "3.14 MB of weights", "def read_json"],
     "load_awq": ["awq: QuantizedLinear", "3.85 MB of weights", "def read_json"],
+    "load_gguf": ["GgufWeight\\(Q8_0", "MB of weights", "def read_json"],
     "load_gptq": ["gptq: QuantizedLinear", "3.88 MB of weights", "def read_json"],
     "load_in_4bit": ["3.76 MB of weights", "def read_json"],
     "load_in_8bit": ["threshold 6.0", "threshold 0.0", "the same next token"],

@@ -34,7 +34,6 @@ SHOWN = {
         "the checkpoint holds 38 tensors, 8.39 MB",
     ],
 }
-ONE_SPELLING = {"load_gguf"}
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py"))
 ALONE = [name for name in SCRIPTS if not name.startswith("bridge_") and name != "demo"]
 
@@ -45,7 +44,7 @@ def test_every_script_has_its_line_here() -> None:
 
 def test_every_example_exists_in_both_spellings() -> None:
     bridged = {name.removeprefix("bridge_") for name in SCRIPTS if name.startswith("bridge_")}
-    assert bridged == set(ALONE) - ONE_SPELLING
+    assert bridged == set(ALONE)
 
 
 @pytest.mark.parametrize("script", ALONE)
