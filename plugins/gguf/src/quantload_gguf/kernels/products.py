@@ -9,9 +9,9 @@ from quantload_gguf.kernels import tiles
 
 GROUP = 32
 """Elements of a group of torch's matmul, the fewest it takes."""
-FEW_ROWS = {1: 160, 2: 72, 4: 36}
+FEW_ROWS = {1: 72, 2: 24, 4: 12}
 """Up to so many rows of input the codes are multiplied as they are, by how many times
-they are gone through. Measured by benchmarks/gguf_cpu.py on two cores with AVX-512."""
+they are gone through. Read off benchmarks/gguf_products.py on two cores with AVX-512."""
 DECODED, MULTIPLIED = 1 << 19, 1 << 22
 """Elements of a weight that are decoded at a time, and that are multiplied with at a time."""
 
