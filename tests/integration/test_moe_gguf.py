@@ -213,6 +213,7 @@ def test_experts_on_disk_are_read_where_they_are(tmp_path: Path) -> None:
     loaded = load_model(
         path,
         dtype=torch.float32,
+        kernel="reference",
         device_map={"model.layers.1": "disk", "": "cpu"},
         offload_folder=tmp_path / "offload",
     )
