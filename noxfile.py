@@ -32,6 +32,8 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 TESTING = {**OFFLINE, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 TYPED = ("core/src", "plugins/*/src", "noxfile.py", "scripts", "examples", "benchmarks")
 
+BRIDGED = ("5.17.0", "newest")
+
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
@@ -104,6 +106,17 @@ def tests_slow(session: nox.Session) -> None:
     """The tests marked slow or wheels."""
     install_for_tests(session)
     session.run("pytest", "-m", "slow or wheels", *session.posargs, env=OFFLINE)
+
+
+@nox.session
+@nox.parametrize("release", BRIDGED)
+def bridge(session: nox.Session, release: str) -> None:
+    """The bridge into `transformers`, with the oldest release it fits and the newest."""
+    install_for_tests(session)
+    if release != "newest":
+        # Beside the constraints, which name the newest: with the versions that this one asks for.
+        session.install(f"transformers=={release}")
+    session.run("pytest", "tests/integration/bridge", *PARALLEL, *session.posargs, env=TESTING)
 
 
 @nox.session

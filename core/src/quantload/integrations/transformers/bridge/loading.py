@@ -20,6 +20,7 @@ from quantload.integrations.transformers.bridge.checking import check_loaded, se
 from quantload.integrations.transformers.bridge.converters import PackedConverter
 from quantload.integrations.transformers.bridge.finishing import finish
 from quantload.integrations.transformers.bridge.onefile import FileTensor
+from quantload.integrations.transformers.bridge.parallel import Split
 from quantload.integrations.transformers.bridge.placing import put_weight
 from quantload.integrations.transformers.conversions import (
     TransformersConversion,
@@ -64,6 +65,7 @@ class Loading:
         self._lent: Checkpoint | None = None
         self._decided: Decision | None = None
         self._record: LoadRecord | None = None
+        self._split: Split | None = None
         self._outputs: dict[str, list[tuple[str, ModuleSpec | None]]] = {}
         self._packed: dict[str, str] = {}
         self._routes: dict[str, Route] = {}
@@ -117,6 +119,12 @@ class Loading:
         model._no_split_modules = {*(model._no_split_modules or ()), *HOST_CLASSES}
         self.quantizer.pre_quantized = core.pre_quantized = bool(packed) or not decided.fresh
         self._decided = decided
+        self._split = Split(model, list(packed))
+        if self._split.asked and decided.fresh:
+            raise UnsupportedOperationError(
+                "tp_plan= splits weights that are packed already: save the quantized model, and "
+                "load that folder with the plan"
+            )
         self._outputs = _outputs(decided)
         self._record = LoadRecord(
             folder,
@@ -238,6 +246,8 @@ class Loading:
             place = self.quantizer.place(name)
             apart = place != self.quantizer.place(module)
             own = copy.deepcopy(weight) if apart else weight
+            if self._split is not None:
+                own = self._split.part(name, own)
             found |= put_weight(self.model, name, own, place)
             for key in [k for k in missing or () if k.startswith(f"{name}.weight.")]:
                 _discard(missing, key)

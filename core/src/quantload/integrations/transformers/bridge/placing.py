@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from quantload.loading.device_map import DISK
-from quantload.loading.placing import place_weight
 from quantload.weights.packed import PackedWeight
 
 
@@ -26,8 +25,13 @@ def put_weight(model: Any, name: str, weight: PackedWeight, place: Any) -> dict[
     if place != DISK:
         if str(weight.device) != str(place):
             weight = weight.to(place)
-        place_weight(model, name, weight)
+        _set(model, name, weight)
         return {}
     stored = {f"{name}.weight.{key}": tensor for key, tensor in weight.storage().items()}
-    place_weight(model, name, weight.to("meta"))
+    _set(model, name, weight.to("meta"))
     return stored
+
+
+def _set(model: Any, name: str, weight: PackedWeight) -> None:
+    # Not `place_weight`, which asks for the whole shape: a process may have a part.
+    model.get_submodule(name)._modules["weight"] = weight

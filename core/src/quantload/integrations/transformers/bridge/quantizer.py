@@ -167,6 +167,11 @@ class BridgedQuantizer(HfQuantizer):  # type: ignore[misc]  # transformers is no
         """The tensors to save: under the names, and in the form, that they came in."""
         if getattr(model, "_hf_peft_config_loaded", False):
             return None, {}  # the adapters alone are saved
+        if (getattr(model, "_tp_size", None) or 1) > 1:
+            raise UnsupportedOperationError(
+                "every process has a part of the packed weights: save the model from one that "
+                "was loaded without tp_plan="
+            )
         return dict(stored_tensors(model, record_of(model), self.core)), {}
 
     def _load(self) -> Loading:
