@@ -34,7 +34,7 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("method", ["gptq", "nf4"])
 def test_two_processes_give_the_logits_of_one(
     method: str, packed: Callable[[str], Path], tmp_path: Path
 ) -> None:

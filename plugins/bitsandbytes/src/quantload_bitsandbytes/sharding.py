@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+
 from quantload.plugin import UnsupportedOperationError
 from quantload_bitsandbytes.weights import Bnb4Weight, Bnb8Weight
 
@@ -43,7 +45,9 @@ def shard_4bit(weight: Bnb4Weight, dim: int, rank: int, world: int) -> Bnb4Weigh
     absmax, packed = weight.block_absmax().detach(), weight.packed.detach()
     if dim:
         packed = packed.view(rows, columns // 2)[:, start // 2 : stop // 2].reshape(-1)
-        absmax = absmax.view(rows, columns // block)[:, start // block : stop // block].reshape(-1)
+        absmax = absmax.view(rows, columns // block)[:, start // block : stop // block]
+        # One block per row would stay a view with gaps, which kernels do not expect.
+        absmax = absmax.reshape(-1).clone(memory_format=torch.contiguous_format)
     else:
         packed = packed[start * columns // 2 : stop * columns // 2].clone()
         absmax = absmax[start * columns // block : stop * columns // block].clone()
