@@ -80,7 +80,9 @@ def test_products_are_within_the_rounding_of_bfloat16(kind, rows, weight_of):
     exact = weight.dequantize(torch.float32)
     x = torch.randn(*rows, COLUMNS, generator=torch.Generator().manual_seed(1)).bfloat16()
     selection = prepare(weight)
-    assert selection.chosen == ("ggml-bags" if kind == "Q6_K" and bags.available() else "ggml-int4")
+    assert selection.chosen == (
+        "ggml-bags" if AFFINE[kind].bits > 4 and bags.available() else "ggml-int4"
+    )
     prepare(weight, "ggml-int4")
     found = weight.linear(x)
     assert found.dtype == torch.bfloat16

@@ -19,13 +19,9 @@ from quantload_gguf.ggml import ggml_type
 from quantload_gguf.kernels import bag_products, tiles
 from quantload_gguf.kernels.codes import AFFINE
 from quantload_gguf.kernels.levels import LEVELS
-from quantload_gguf.kernels.products import GROUP
 
 if TYPE_CHECKING:
     from quantload.weights.packed import PackedWeight
-
-_OFTEN = 4
-"""Where the int4 matmul would go through its codes so many times, it is the slower one."""
 
 
 class BagsKernel(Kernel):
@@ -49,10 +45,9 @@ class BagsKernel(Kernel):
         if (bags.stored_bits(affine.bits), spec.dtype) not in bag_products.FEW_ROWS:
             return Verdict.no(f"is not made for {spec.dtype}")
         tile = tiles.tile_rows()
-        if spec.dtype == torch.bfloat16 and tile and not spec.shape[0] % tile:
-            through = (1 + (affine.bits > 4)) * GROUP // affine.group
-            if through < _OFTEN:
-                return Verdict.no(f"the int4 matmul is faster with {kind} in bfloat16")
+        fits = spec.dtype == torch.bfloat16 and tile and not spec.shape[0] % tile
+        if fits and affine.bits <= 4:
+            return Verdict.no(f"the int4 matmul is faster with {kind} in bfloat16")
         return Verdict.yes()
 
     def arrange(self, weight: PackedWeight) -> dict[str, Tensor | None]:
