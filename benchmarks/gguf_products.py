@@ -25,7 +25,7 @@ from quantload.errors import NoKernelError
 from quantload.kernels import prepare
 from quantload.weights.autograd import linear_through
 from quantload_gguf import GgufWeight, ggml_type
-from quantload_gguf.kernels import bag_products, bags, products
+from quantload_gguf.kernels import bag_products, products, tiles
 
 OUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks"
 SHAPE = (5632, 2048)
@@ -72,7 +72,7 @@ def ways_of(name: str, dtype: torch.dtype, x: torch.Tensor) -> dict[str, Callabl
         weight = GgufWeight.from_blocks(raw, name, dtype=dtype)
         try:
             with (
-                mock.patch.object(bags.tiles, "tile_rows", return_value=0)
+                mock.patch.object(tiles, "tile_rows", return_value=0)
                 if (kernel == "ggml-bags")
                 else mock.patch.object(module, "FEW_ROWS", Always(1))
             ):

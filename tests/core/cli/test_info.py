@@ -62,7 +62,7 @@ def test_why_a_kernel_was_not_chosen_is_said(run, run_json, toy8, toy_checkpoint
         shown = run("info", toy_checkpoint).stdout
     report = answer["packed"][0]["kernels"]["cpu"]["toy8"]["report"]
     assert {"candidate": "refusing", "ok": False, "reason": "not on a Monday"} in report
-    assert "not refusing: not on a Monday" in shown
+    assert "not refusing: not on a Monday" in " ".join(shown.split())  # the line may be wrapped
 
 
 def test_a_kernel_that_is_insisted_on_and_cannot_is_shown(

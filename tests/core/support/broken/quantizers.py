@@ -310,6 +310,12 @@ class SavesThoughDeclaredNot(Toy8Quantizer):
     pass
 
 
+@case("test_a_model_becomes_float_layers_of_the_same_numbers", suite="quantizer")
+class LeavesLayersPacked(Toy8Quantizer):
+    def dequantize(self, model, dtype=None):
+        return model
+
+
 @case("test_quantizing_on_load_is_quantizing", suite="quantizer")
 class QuantizesWhatThePreprocessingLeft(Toy8Quantizer):
     def targets(self, model):
