@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 import transformers
@@ -62,6 +63,32 @@ def test_embedding_and_head_of_a_file_may_be_packed_and_tied(
     if isinstance(bridged.model.embed_tokens, QuantizedEmbedding):
         assert bridged.lm_head.weight is bridged.model.embed_tokens.weight
     assert torch.equal(_logits(bridged, ids), _logits(direct, ids))
+
+
+def test_a_split_file_is_read_whole(files: Path, ids: Tensor, tmp_path: Path) -> None:
+    parts = _in_parts(files / "packed.gguf", tmp_path / "parts.gguf")
+    assert len(parts) > 2
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=parts[0].name)
+    assert isinstance(model.model.layers[-1].mlp.up_proj, QuantizedLinear)
+    whole = quantload.load_model(files / "packed.gguf")
+    assert torch.equal(_logits(model, ids), _logits(whole, ids))
+
+
+def _in_parts(file: Path, target: Path) -> list[Path]:
+    """The same model as files of at most twelve tensors, by the original writer."""
+    reader = gguf.GGUFReader(file)
+    writer = gguf.GGUFWriter(target, "llama", split_max_tensors=12)
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            element = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], element)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(target.parent.glob("parts-*.gguf"))
 
 
 def test_a_float_file_is_a_float_model(files: Path, ids: Tensor) -> None:
