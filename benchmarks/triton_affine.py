@@ -183,6 +183,19 @@ def dense_weights(out: int, into: int, dtype: torch.dtype) -> list[torch.Tensor]
     return [torch.randn(out, into, device="cuda", dtype=dtype) for _ in range(count)]
 
 
+def cublas(shapes: Sequence[tuple[int, int]], counts: Sequence[int]) -> dict[str, float]:
+    """Microseconds of float16 products, by `"{out}x{into} {rows}"`."""
+    found = {}
+    for out, into in shapes:
+        dense = dense_weights(out, into, torch.float16)
+        for count in counts:
+            x = torch.randn(count, into, device="cuda", dtype=torch.float16)
+            found[f"{out}x{into} {count}"] = microseconds(
+                [lambda w=w, x=x: F.linear(x, w) for w in dense]
+            )
+    return found
+
+
 def compare(arguments: argparse.Namespace) -> list[dict[str, object]]:
     """A row of figures for each product."""
     table = []

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from triton_affine import OUT, ceilings, copies, microseconds, pair
+from triton_affine import OUT, ceilings, copies, cublas, microseconds, pair
 
 from quantload_kernels_triton.codebooks import launch
 from quantload_kernels_triton.codebooks.plans import Plan, fitted, plan_for
@@ -157,22 +156,6 @@ def short(plan: Plan) -> str:
     if plan.kernel == "few":
         return f"few t{plan.tiles} g{plan.groups} w{plan.warps}"
     return plan.kernel
-
-
-def cublas(shapes, rows) -> dict[str, float]:
-    """Times of float16 products."""
-    found = {}
-    for out, into in shapes:
-        dense = [
-            torch.randn(out, into, device="cuda", dtype=torch.float16)
-            for _ in range(copies(2 * out * into))
-        ]
-        for count in rows:
-            x = torch.randn(count, into, device="cuda", dtype=torch.float16)
-            found[f"{out}x{into} {count}"] = microseconds(
-                [lambda w=w, x=x: F.linear(x, w) for w in dense]
-            )
-    return found
 
 
 def compare(arguments: argparse.Namespace, beside: dict[str, float]) -> list[dict[str, object]]:

@@ -18,8 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from triton_affine import OUT, ceilings, copies, microseconds, pair
+from triton_affine import OUT, ceilings, copies, cublas, microseconds, pair
 
 from quantload_gguf.kernels.triton import FORMS
 from quantload_kernels_triton.blocks import launch
@@ -168,22 +167,6 @@ def short(plan: Plan) -> str:
     if plan.kernel == "few":
         return f"few t{plan.tiles} s{plan.span} w{plan.warps}{' packed' if plan.packed else ''}"
     return plan.kernel
-
-
-def cublas(shapes, rows) -> dict[str, float]:
-    """Times of float16 products."""
-    found = {}
-    for out, into in shapes:
-        dense = [
-            torch.randn(out, into, device="cuda", dtype=torch.float16)
-            for _ in range(copies(2 * out * into))
-        ]
-        for count in rows:
-            x = torch.randn(count, into, device="cuda", dtype=torch.float16)
-            found[f"{out}x{into} {count}"] = microseconds(
-                [lambda w=w, x=x: F.linear(x, w) for w in dense]
-            )
-    return found
 
 
 def compare(arguments: argparse.Namespace, beside: dict[str, float]) -> list[dict[str, object]]:
