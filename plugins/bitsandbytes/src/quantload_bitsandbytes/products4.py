@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantload.kernels.watched import watched
 from quantload_bitsandbytes import library
 from quantload_bitsandbytes.dequantize4 import dequantize_4bit
 from quantload_bitsandbytes.nested import NESTED_BLOCK_SIZE, dequantize_absmax
-from quantload_bitsandbytes.watched import watched
 
 PART_BYTES = {4: 4 << 20, 2: 8 << 20}
 """Float bytes of a weight that are made at a time on a CPU, by size of an element.

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantload.kernels.watched import watched
 from quantload_bitsandbytes.int8 import TO_FLOAT, dequantize_rows, int8_linear
 from quantload_bitsandbytes.products4 import rows_at_a_time
-from quantload_bitsandbytes.watched import watched
 
 
 def product_in_int8(x: Tensor, codes: Tensor, scales: Tensor, threshold: float) -> Tensor:

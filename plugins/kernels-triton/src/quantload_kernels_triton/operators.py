@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantload.kernels.watched import watched
 from quantload_kernels_triton.availability import interpreting
-from quantload_kernels_triton.watched import watched
 
 _LIBRARY = torch.library.Library("quantload_triton", "DEF")
 _WEIGHT = (
