@@ -1,4 +1,4 @@
-"""Every installed method on a CUDA device, by the configs it publishes for the demo."""
+"""Every installed method, and HQQ, on a CUDA device, by the configs it publishes for the demo."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quantload_hqq.plugin import PLUGIN as HQQ
 
 import quantload
 from quantload.modules import hosts_of
@@ -33,7 +34,7 @@ def published() -> dict[str, dict[str, object]]:
     return found
 
 
-CONFIGS = published()
+CONFIGS = {**published(), **HQQ.demo}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def ids():
 
 
 @pytest.fixture(params=sorted(CONFIGS), scope="module")
-def loaded(request):
+def loaded(request, _strangers):
     config = CONFIGS[request.param]
     return config, quantload.load_model(MODEL, quantization_config=config, device_map="cuda")
 
