@@ -1,4 +1,4 @@
-"""Every method through `from_pretrained` on a CUDA device, as the tests of the bridge on the CPU."""
+"""Every method through `from_pretrained` on a CUDA device, as the bridge's own tests on the CPU."""
 
 from __future__ import annotations
 
