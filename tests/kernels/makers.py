@@ -17,12 +17,13 @@ def make_weight(
     *,
     symmetric=False,
     stored_zeros=True,
+    offsets=None,
     act_order=None,
     scale_dtype=torch.float16,
     dtype=torch.float16,
     seed=0,
 ):
-    """`act_order` is None, "even" (groups of one size) or "uneven"."""
+    """`act_order` is None, "even" (groups of one size) or "uneven"; `offsets` a dtype."""
     generator = torch.Generator().manual_seed(seed)
 
     def integers(high, *size):
@@ -40,10 +41,15 @@ def make_weight(
         if act_order == "uneven":
             g_idx = torch.repeat_interleave(torch.arange(columns // 32) ** 2 % groups, 32)
         g_idx = g_idx[torch.randperm(columns, generator=generator)].to(torch.int32)
+    added = None
+    if offsets is not None:
+        places = torch.rand(rows, groups, generator=generator) * (1 << bits)
+        added, zeros = (-scales * places).to(offsets), None
     return AffineWeight.from_codes(
         codes,
         scales.to(scale_dtype),
         zeros,
+        offsets=added,
         bits=bits,
         group_size=group_size,
         dtype=dtype,

@@ -36,6 +36,8 @@ def test_every_count_of_rows_agrees_with_float32(kernel, bits, dtype, scale_dtyp
         (1024, 128, {"act_order": "even"}),
         (1024, 128, {"act_order": "uneven"}),
         (1024, 128, {"symmetric": True}),
+        (1024, 64, {"offsets": torch.float32}),
+        (992, 992, {"offsets": torch.float32}),
     ],
 )
 @pytest.mark.parametrize("bits", BITS)

@@ -87,6 +87,33 @@ def test_scales_and_zero_points_of_every_kind(kernel, scale_dtype, symmetric, pl
 
 
 @pytest.mark.parametrize("plan", [FEW, PACKED, MANY, PARTS, DECODED], ids=lambda plan: plan.kernel)
+@pytest.mark.parametrize(
+    ("group_size", "options"),
+    [
+        (32, {}),
+        (64, {"act_order": "even"}),
+        (256, {}),
+        (128, {"scale_dtype": torch.float32}),
+    ],
+)
+@pytest.mark.parametrize("bits", BITS)
+def test_offsets_in_the_place_of_zero_points(kernel, bits, group_size, options, plan):
+    weight = make_weight(bits, 40, 256, group_size, offsets=torch.float32, **options)
+    assert product(kernel, weight, 5, plan) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_offsets_of_every_dtype_come_back_and_are_not_rounded(kernel, dtype):
+    weight = make_weight(4, 32, 256, 64, offsets=dtype)
+    before = {name: tensor.clone() for name, tensor in weight.storage().items()}
+    assert product(kernel, weight, 3, FEW, torch.float32) < 1e-6
+    assert "offsets" not in weight.storage()
+    after = weight.canonical().storage()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("plan", [FEW, PACKED, MANY, PARTS, DECODED], ids=lambda plan: plan.kernel)
 def test_either_order_of_the_dimensions_of_a_load(kernel, plan, monkeypatch):
     from quantload_kernels_triton import launch
 

@@ -23,6 +23,7 @@ class TestTritonAffine(KernelSuite):
         "4 bits": {"bits": 4, "group_size": 64},
         "3 bits, act-order": {"bits": 3, "group_size": 32, "act_order": "even"},
         "8 bits, symmetric": {"bits": 8, "group_size": 128, "symmetric": True},
+        "4 bits, offsets": {"bits": 4, "group_size": 64, "offsets": torch.float32},
     }
     shapes = ((256, 512), (96, 384))
     rows = (1, 3, 8, 17, 64, 130)

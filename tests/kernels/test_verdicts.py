@@ -57,10 +57,9 @@ def test_a_no_says_why(kernel, monkeypatch, make, changes, words):
     assert words in verdict.reason
 
 
-def test_float_offsets_are_left_to_the_reference(kernel):
-    weight = make_weight(4, 16, 256, 128)
-    params = {**weight.kernel_params(), "has_offsets": True}
-    assert "offsets" in kernel.supports(spec_of(weight, params=params)).reason
+def test_float_offsets_are_no_obstacle(kernel, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert kernel.supports(spec_of(make_weight(4, 16, 256, 128, offsets=torch.float32)))
 
 
 def test_the_selector_finds_the_pack_and_reports_it(monkeypatch):

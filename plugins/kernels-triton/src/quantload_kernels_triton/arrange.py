@@ -36,7 +36,7 @@ def arrange(weight: AffineWeight) -> dict[str, Tensor | None]:
         words: int16 `[tiles, units, blocks, 256]`, see `geometry`; columns sorted by group.
         scales: `[groups, tiles, 8, 2]`: of row `16 * tile + 8 * k + i` at `[..., i, k]`.
         zeros: likewise, int16. Empty where all are `2**(bits - 1)`, None where the weight
-            has none.
+            has none. The offsets in their own dtype, where the weight has those.
         order: int32 `[in_features]`, the columns sorted by group; None where they are.
         segments: int32 `[in_features // run]`, the group of each run of sorted columns;
             None where every group but the last has `group_size` columns.
@@ -67,6 +67,9 @@ def restore(weight: AffineWeight) -> dict[str, Tensor | None]:
     """Canonical storage from what `arrange` made of it."""
     geometry = geometry_of(weight)
     order = weight.order.long() if isinstance(weight.order, Tensor) else None
+    added, zeros = None, weight.zeros
+    if zeros is not None and zeros.is_floating_point():
+        added, zeros = from_pairs(zeros, geometry), None
     parts = []
     arranged = weight.storage()["words"]
     for tiles in words.tile_runs(geometry):
@@ -78,8 +81,8 @@ def restore(weight: AffineWeight) -> dict[str, Tensor | None]:
     return {
         "codes": parts[0] if len(parts) == 1 else torch.cat(parts),
         "scales": from_pairs(weight.scales, geometry),
-        "zeros": _unpack_zeros(weight, geometry),
-        "offsets": None,
+        "zeros": _unpack_zeros(weight, zeros, geometry),
+        "offsets": added,
         "g_idx": weight.g_idx,
         **{f"kept_{name}": tensor for name, tensor in weight.kept().items()},
     }
@@ -99,6 +102,8 @@ def from_pairs(pairs: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _pack_zeros(weight: AffineWeight, geometry: Geometry) -> Tensor | None:
+    if weight.offsets is not None:
+        return to_pairs(weight.offsets, geometry)
     if weight.zeros is None:
         return None
     if weight.symmetric:
@@ -106,8 +111,8 @@ def _pack_zeros(weight: AffineWeight, geometry: Geometry) -> Tensor | None:
     return to_pairs(weight.zeros.to(torch.int16), geometry)
 
 
-def _unpack_zeros(weight: AffineWeight, geometry: Geometry) -> Tensor | None:
-    zeros, dtype = weight.zeros, zeros_dtype(weight.bits)
+def _unpack_zeros(weight: AffineWeight, zeros: Tensor | None, geometry: Geometry) -> Tensor | None:
+    dtype = zeros_dtype(weight.bits)
     if zeros is None:
         return None
     if zeros.numel() == 0:

@@ -48,6 +48,7 @@ def suits(weight: Arranged, dtype: torch.dtype) -> bool:
     return (
         weight.bits == 4
         and not weight.table
+        and not weight.adds
         and weight.run >= COLUMNS
         and weight.in_features % COLUMNS == 0
         and weight.scales.dtype in _SCALES.get(dtype, ())

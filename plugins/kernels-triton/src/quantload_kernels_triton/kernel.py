@@ -21,7 +21,7 @@ NARROWEST_RUN = 32
 
 
 class TritonAffine(Kernel):
-    """Products with group-wise integers of 2, 3, 4 and 8 bits."""
+    """Products with group-wise integers of 2, 3, 4 and 8 bits, with zero-points or offsets."""
 
     name: ClassVar[str] = "triton"
     priority: ClassVar[int] = 20
@@ -66,8 +66,6 @@ class TritonAffine(Kernel):
 
 def _weight_verdict(spec: KernelSpec) -> Verdict:
     params = spec.params
-    if params["has_offsets"]:
-        return Verdict.no("needs integer zero-points, the weight has float offsets")
     if params["bits"] not in PLANES:
         return Verdict.no(f"has 2, 3, 4 and 8 bits, not {params['bits']}")
     run = run_of(params["groups"], params["run"], params["act_order"])

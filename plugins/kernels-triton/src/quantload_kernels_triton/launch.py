@@ -49,6 +49,11 @@ class Arranged:
         """Sizes of the arrangement."""
         return Geometry(self.bits, self.out_features, self.in_features)
 
+    @property
+    def adds(self) -> bool:
+        """Whether offsets stand in the place of zero-points."""
+        return self.zeros is not None and self.zeros.is_floating_point()
+
     def settings(self) -> dict[str, Any]:
         """What the kernels are compiled for."""
         geometry = self.geometry
@@ -222,6 +227,8 @@ def _gathered(x: Tensor, order: Tensor | None) -> Tensor:
 
 def _scaling(weight: Arranged, out: torch.dtype, many: bool = False) -> int:
     """See `scaled_plane`."""
+    if weight.adds:
+        return 2
     if many and weight.scales.shape[0] == 1:
         return 3
     if weight.scales.dtype == out and out in HALVES:

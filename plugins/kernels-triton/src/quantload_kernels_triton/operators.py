@@ -45,6 +45,7 @@ def affine_linear(
         words: see `arrange.arrange`, as are `scales`, `zeros`, `segments` and `order`.
         scales: `[groups, tiles, 8, 2]`.
         zeros: int16, of the shape of the scales; None or empty where all are in the middle.
+            Of a float dtype they are offsets: what is added to `code * scale`.
         segments: int32 `[in_features // run]`, or None.
         order: int32 `[in_features]`, or None.
         bits: 2, 3, 4 or 8.

@@ -4,7 +4,7 @@ The warps of a program have the same tiles and split the columns. Each multiplie
 own units on the tensor cores (a batch of products, one a warp) into sums of its own;
 these are added once at the end, always in the same order. Words go straight into the
 registers of the operand, 16 bytes a lane. Scales multiply the sums of a group, in
-float32.
+float32, and offsets those of its activations.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ import triton
 import triton.language as tl
 
 from quantload_kernels_triton.jit.fields import codes_minus_zero, prepared_zero
-from quantload_kernels_triton.jit.groups import group_of, load_scales, load_zeros, spread_rows
+from quantload_kernels_triton.jit.groups import (
+    group_of,
+    load_offsets,
+    load_scales,
+    load_zeros,
+    spread_rows,
+)
 from quantload_kernels_triton.jit.loads import load_activations, load_packed, load_words
 from quantload_kernels_triton.jit.pack import wait_for_last
 from quantload_kernels_triton.jit.tables import looked_up
@@ -57,6 +63,7 @@ def _add_units(
     """`sums` and the products of `U` units a warp; `low`, `lower`, `high` are their words."""
     planes: tl.constexpr = UNIT // 16
     together: tl.constexpr = planes if U > 1 or RUN >= UNIT else RUN // 16
+    adds: tl.constexpr = zeros.dtype.element_ty.is_floating()
     warp = tl.arange(0, 32 * W) // 32
     looked = ()
     if TABLE is not None:
@@ -68,6 +75,8 @@ def _add_units(
         zero = load_zeros(zeros, group, first, tiles, BITS, SYMMETRIC, R, W, False, False, FIRST)
         zero = spread_rows(prepared_zero(zero, BITS, DT, PTX), R, U, W)
         products = tl.zeros((W, R * 16, N8 * 8), tl.float32)
+        totals = tl.zeros((W, R * 16, N8 * 8), tl.float32)
+        added = load_offsets(zeros, scale, group, first, tiles, BITS, R, W, False, False, FIRST)
         for index in tl.static_range(together):
             if TABLE is not None:
                 codes = looked[part * together + index]
@@ -83,11 +92,21 @@ def _add_units(
                     x, x_stride, column, rows, columns, units - unit, UNIT, U, N8, W, MASKED, FIRST
                 )
             products = tl.dot(tl.reshape(codes, (W, R * 16, U * 16)), right, products)
-        scale = tl.permute(scale.to(tl.float32), (1, 0, 4, 2, 3))  # W R r8 g t
-        scale = tl.reshape(scale, (W, R * 16, 1, 4, 1))
-        scale = tl.broadcast_to(scale, (W, R * 16, N8, 4, 2))
-        sums += products * tl.reshape(scale, (W, R * 16, N8 * 8))
+            if adds:
+                totals = tl.dot(tl.full((W, R * 16, U * 16), 1.0, DT), right, totals)
+        sums += products * _of_sums(scale.to(tl.float32), R, N8, W)
+        if adds:
+            sums += totals * _of_sums(added, R, N8, W)
     return sums
+
+
+@triton.jit
+def _of_sums(values, R: tl.constexpr, N8: tl.constexpr, W: tl.constexpr):
+    """A value for each row, `[R, W, 8, 4, 2]`, in the shape of the sums."""
+    values = tl.permute(values, (1, 0, 4, 2, 3))  # W R r8 g t
+    values = tl.reshape(values, (W, R * 16, 1, 4, 1))
+    values = tl.broadcast_to(values, (W, R * 16, N8, 4, 2))
+    return tl.reshape(values, (W, R * 16, N8 * 8))
 
 
 @triton.jit(do_not_specialize=["rows", "columns", "tiles", "units", "groups"])

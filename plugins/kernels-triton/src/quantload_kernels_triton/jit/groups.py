@@ -83,12 +83,43 @@ def load_zeros(
     MASKED: tl.constexpr,
     FIRST: tl.constexpr,
 ):
-    """Zero-points of tiles from `first` on, int16; see `load_pairs`."""
-    if SYMMETRIC:
+    """Zero-points of tiles from `first` on, int16; see `load_pairs`.
+
+    Where there are offsets in their place, what `load_offsets` takes for the zero-points.
+    """
+    if SYMMETRIC or zeros.dtype.element_ty.is_floating():
         values = tl.full((R, W, 8, 4, 2), 1 << (BITS - 1), tl.int16)
     else:
         offset = group * (tiles * 16)
         values = load_pairs(zeros + first * 16, offset, tiles - first, R, W, DOWN, MASKED, FIRST)
+    return values
+
+
+@triton.jit
+def load_offsets(
+    zeros,
+    scale,
+    group,
+    first,
+    tiles,
+    BITS: tl.constexpr,
+    R: tl.constexpr,
+    W: tl.constexpr,
+    DOWN: tl.constexpr,
+    MASKED: tl.constexpr,
+    FIRST: tl.constexpr,
+):
+    """What is added to `(code - 2**(BITS - 1)) * scale`, float32; see `load_pairs`.
+
+    `zeros` points to offsets, which are added to `code * scale`; nothing is added where it
+    points to integers. `scale` are the scales of the same rows, `[R, W, 8, 4, 2]`.
+    """
+    if zeros.dtype.element_ty.is_floating():
+        offset = group * (tiles * 16)
+        values = load_pairs(zeros + first * 16, offset, tiles - first, R, W, DOWN, MASKED, FIRST)
+        values = values.to(tl.float32) + scale.to(tl.float32) * (1 << (BITS - 1))
+    else:
+        values = tl.full((R, W, 8, 4, 2), 0.0, tl.float32)
     return values
 
 
@@ -105,7 +136,9 @@ def scaled_plane(
     high,
     zero,
     scale,
+    added,
     looked,
+    ADDS: tl.constexpr,
     PLANE: tl.constexpr,
     BITS: tl.constexpr,
     TABLE: tl.constexpr,
@@ -124,9 +157,11 @@ def scaled_plane(
         high: see `codes_minus_zero`.
         zero: int16 zero-points `[R, W, 8, 4, 2]`.
         scale: scales `[R, W, 8, 4, 2]`, in the dtype they are stored in.
+        added: `load_offsets`, where `ADDS`; then `SCALING` must be 2.
         looked: where there is a `TABLE`, its entries for the planes (`tables.looked_up`).
         PLANE: which plane.
         BITS: bits of a code.
+        ADDS: whether something is added to the product of code and scale.
         TABLE: name of the table that codes index; None where they are integers.
         SCALING: 0 where `OUT` holds scales exactly, 1 where two numbers of `OUT` do, 2
             where float32 must, 3 where the caller multiplies with them.
@@ -144,6 +179,9 @@ def scaled_plane(
         codes = codes_minus_zero(words, high, prepared, PLANE, BITS, DT, PTX)
     if SCALING == 3:
         plane = codes
+    elif ADDS:
+        wide = codes.to(tl.float32) * spread_rows(scale.to(tl.float32), R, U, W)
+        plane = (wide + spread_rows(added, R, U, W)).to(OUT)
     elif not PTX or SCALING == 2:
         plane = (codes.to(tl.float32) * spread_rows(scale.to(tl.float32), R, U, W)).to(OUT)
     elif SCALING == 0:

@@ -9,7 +9,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from quantload_kernels_triton.jit.groups import group_of, load_scales, load_zeros, scaled_plane
+from quantload_kernels_triton.jit.groups import (
+    group_of,
+    load_offsets,
+    load_scales,
+    load_zeros,
+    scaled_plane,
+)
 from quantload_kernels_triton.jit.loads import load_words
 from quantload_kernels_triton.jit.pack import start_next, wait_for_last
 from quantload_kernels_triton.jit.tables import looked_up
@@ -88,6 +94,7 @@ def weights_of(
     per_unit: tl.constexpr = blocks * 256
     count: tl.constexpr = UNIT // 16
     together: tl.constexpr = count if U > 1 or RUN >= UNIT else RUN // 16
+    adds: tl.constexpr = zeros.dtype.element_ty.is_floating()
     per_tile = units * per_unit
     base = words + first.to(tl.int64) * per_tile + unit * per_unit
     more, left = tiles - first, units - unit
@@ -109,13 +116,16 @@ def weights_of(
         group = group_of(column, segments, columns, groups, GROUP, RUN, LISTED)
         scale = load_scales(scales, group, first, tiles, R, W, DOWN, MASKED, FIRST)
         zero = load_zeros(zeros, group, first, tiles, BITS, SYMMETRIC, R, W, DOWN, MASKED, FIRST)
+        added = load_offsets(zeros, scale, group, first, tiles, BITS, R, W, DOWN, MASKED, FIRST)
         for index in tl.static_range(together):
             plane = scaled_plane(
                 lower if part * together + index >= 8 else low,
                 high,
                 zero,
                 scale,
+                added,
                 looked,
+                adds,
                 part * together + index,
                 BITS,
                 TABLE,
