@@ -4,13 +4,14 @@
 
 The weights are random and made on the device: only their shapes matter. Each method has a
 process of its own; all compile at the same time, and when all are ready they are timed one
-after the other.
+after the other, each for a limited time. What a method has given is written at once.
 
 * decode: one sequence, a static cache of 512 positions, the model compiled with
   `fullgraph=True`, its step captured in one CUDA graph and replayed;
-* prefill: one sequence of 2048 tokens, not compiled;
+* prefill: one sequence of 2048 tokens, not compiled: launched kernel by kernel, and once
+  more as one captured graph, in which the host's processor takes no part;
 * `transformers-nf4` and `transformers-int8` have bitsandbytes' own layers in the places
-  where `transformers` puts them, not compiled: LLM.int8 cannot be.
+  where `transformers` puts them, not compiled; NF4 is also captured, LLM.int8 cannot be.
 """
 
 from __future__ import annotations
@@ -18,19 +19,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from _turns import answer, take_turns, wait_for_turn
 from torch import Tensor, nn
 
 OUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks" / "decode_7b.json"
-READY, RESULT = "READY", "RESULT "
 PROMPT, CACHE, PREFILL, TOKENS = 128, 512, 2048, 64
 GROUP = 128
 DTYPE = torch.bfloat16
@@ -138,7 +137,7 @@ METHODS: dict[str, Callable[[nn.Linear], nn.Module]] = {
     "transformers-nf4": library_4bit,
     "transformers-int8": library_8bit,
 }
-EAGER = ("transformers-nf4", "transformers-int8")
+PEERS = ("transformers-nf4", "transformers-int8")
 
 
 def build(method: str, layers: int) -> Any:
@@ -216,17 +215,13 @@ class Decoder:
         for _ in range(3):
             self.step()
 
-    def captured(self) -> Callable[[], None]:
+    def captured(self) -> Callable[[], object]:
         """A step as a replayed graph."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.step()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.step()
-        return graph.replay
+        return graph_of(self.step)
 
 
 def kernels_of(model: nn.Module) -> list[str]:
@@ -236,7 +231,16 @@ def kernels_of(model: nn.Module) -> list[str]:
     return sorted({kernel.name for kernel in used if kernel is not None})
 
 
-def measure(method: str, layers: int, eager: bool) -> dict[str, Any]:
+def graph_of(call: Callable[[], object]) -> Callable[[], object]:
+    """A call as one CUDA graph; it must have run before."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def measure(method: str, layers: int, eager: bool) -> None:
     """The figures of one method; timed only once the parent says so."""
     torch.manual_seed(0)
     figures: dict[str, Any] = {}
@@ -247,28 +251,40 @@ def measure(method: str, layers: int, eager: bool) -> dict[str, Any]:
     figures["kernels"] = kernels_of(model)
     figures["gb"] = torch.cuda.memory_allocated() / 1e9
     decoder = Decoder(model)
+    peer = method in PEERS
+    ids = torch.randint(0, 32000, (1, PREFILL), device=DEVICE)
+
+    def prefill() -> object:
+        return model(ids, use_cache=True, logits_to_keep=1)
+
     with torch.inference_mode():
         decoder.prompt()
         start = time.perf_counter()
-        if not eager and method not in EAGER:
+        if not eager and not peer:
             decoder.compile()
-        call = decoder.step if method in EAGER else decoder.captured()
-        ids = torch.randint(0, 32000, (1, PREFILL), device=DEVICE)
-        model(ids, use_cache=True, logits_to_keep=1)
+        step = decoder.step if peer else decoder.captured()
+        for _ in range(2):
+            prefill()
         torch.cuda.synchronize()
         figures["compile_s"] = time.perf_counter() - start
-        print(READY, flush=True)
-        sys.stdin.readline()
-        tokens = 8 if method in EAGER else TOKENS
-        decode = seconds(lambda: [call() for _ in range(tokens)], 3) / tokens
-        torch.cuda.synchronize()
+        wait_for_turn()
+        tokens = 8 if peer else TOKENS
+        figures["decode_tokens_s"] = tokens / seconds(lambda: [step() for _ in range(tokens)], 3)
         start = time.perf_counter()
-        model(ids, use_cache=True, logits_to_keep=1)
+        prefill()
         figures["prefill_launch_s"] = time.perf_counter() - start
-        prefill = seconds(lambda: model(ids, use_cache=True, logits_to_keep=1), 5)
-    figures["decode_tokens_s"] = 1 / decode
-    figures["prefill_tokens_s"] = PREFILL / prefill
-    return figures
+        figures["prefill_tokens_s"] = PREFILL / seconds(prefill, 5)
+        answer(figures)
+        if method == "transformers-int8":  # it looks at values, which a graph cannot
+            return
+        figures["prefill_graph_tokens_s"] = PREFILL / seconds(graph_of(prefill), 5)
+        answer(figures)
+        if peer:
+            replay = decoder.captured()
+            figures["decode_graph_tokens_s"] = TOKENS / seconds(
+                lambda: [replay() for _ in range(TOKENS)], 3
+            )
+            answer(figures)
 
 
 def main() -> None:
@@ -277,60 +293,52 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=", ".join(METHODS))
     parser.add_argument("--eager", action="store_true", help="capture without compiling")
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--ready", type=float, default=150, help="seconds to compile in")
+    parser.add_argument("--turn", type=float, default=20, help="seconds of a method's timing")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--one", choices=list(METHODS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        found = measure(options.one, options.layers, options.eager)
-        print(RESULT + json.dumps(found), flush=True)
+        measure(options.one, options.layers, options.eager)
         return
     command = [sys.executable, __file__, "--layers", str(options.layers)]
     command += ["--eager"] if options.eager else []
-    pipe, complaints = subprocess.PIPE, {}
-    running: dict[str, subprocess.Popen[str]] = {}
-    for method in options.methods or METHODS:
-        complaints[method] = tempfile.TemporaryFile("w+")  # noqa: SIM115  read at the end
-        running[method] = subprocess.Popen(
-            [*command, "--one", method],
-            stdin=pipe,
-            stdout=pipe,
-            stderr=complaints[method],
-            text=True,
-        )
-    ready = [method for method, process in running.items() if said(process, READY) is not None]
     table: dict[str, Any] = {}
-    for method, process in running.items():
-        if method in ready and process.stdin is not None:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            figures = said(process, RESULT)
-            if figures is not None:
-                table[method] = json.loads(figures)
-                print(f"{method:>18}: {line_of(table[method])}", flush=True)
-        process.communicate()
-        if method not in table:
-            complaints[method].seek(0)
-            complaint = complaints[method].read()[-1500:]
-            print(f"{method:>18}: exit {process.returncode}\n{complaint}", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     data = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "methods": table}
-    options.out.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-
-
-def said(process: subprocess.Popen[str], word: str) -> str | None:
-    """What a process says after `word`; None where it ends without."""
-    for line in process.stdout or ():
-        if line.startswith(word):
-            return line.removeprefix(word)
-    return None
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    turns = take_turns(
+        lambda method: [*command, "--one", method],
+        options.methods or list(METHODS),
+        options.ready,
+        options.turn,
+    )
+    for method, figures, said in turns:
+        if figures is None or not said.startswith("exit 0"):
+            print(f"{method:>18}: {said}", flush=True)
+        if figures is None:
+            continue
+        table[method] = figures
+        print(f"{method:>18}: {line_of(figures)}", flush=True)
+        options.out.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    print(f"{time.perf_counter() - start:.0f} s in all")
 
 
 def line_of(figures: dict[str, Any]) -> str:
     """A row of the table."""
+    graphs = "".join(
+        f"{what} as a graph {figures[key]:.0f}   "
+        for what, key in (
+            ("decode", "decode_graph_tokens_s"),
+            ("prefill", "prefill_graph_tokens_s"),
+        )
+        if key in figures
+    )
     return (
         f"decode {figures['decode_tokens_s']:7.1f} tokens/s   "
         f"prefill {figures['prefill_tokens_s']:8.0f} tokens/s "
-        f"(launched in {figures['prefill_launch_s'] * 1e3:.0f} ms)   {figures['gb']:5.1f} GB   "
+        f"(launched in {figures['prefill_launch_s'] * 1e3:.0f} ms)   {graphs}"
+        f"{figures['gb']:5.1f} GB   "
         f"build {figures['build_s']:.1f} s, compile {figures['compile_s']:.0f} s   "
         f"{' '.join(figures['kernels'])}"
     )
