@@ -112,6 +112,7 @@ INT8 = {
     "load_in_4bit": False,
     "load_in_8bit": True,
 }
+_gptq, _awq = writers.gptq, writers.awq
 ATTENTION = r".*self_attn\.\w+_proj(_with_mqa)?"
 EXPERT = r".*experts?\.\d+\.\w+"
 MLP = r".*mlp\.(gate|up|down)_proj"
@@ -158,7 +159,7 @@ CHECKPOINTS: dict[str, Foreign] = {
     "Mixtral by AutoAWQ": Foreign(
         "mixtral",
         {**AWQ, "modules_to_not_convert": ["gate"]},
-        {ATTENTION: writers.awq, EXPERT: writers.awq},
+        {ATTENTION: _awq, EXPERT: _awq},
     ),
     "Mixtral by bitsandbytes": Foreign(
         "mixtral",
@@ -172,14 +173,14 @@ CHECKPOINTS: dict[str, Foreign] = {
     "Qwen3-MoE by GPTQModel": Foreign(
         "qwen3-moe",
         {**GPTQMODEL, "dynamic": {"-:.*.mlp.gate.*": {}}},
-        {r".*layers\.1\.mlp\.experts\.2\.": None, ATTENTION: writers.gptq, EXPERT: writers.gptq},
+        {r".*layers\.1\.mlp\.experts\.2\.": None, ATTENTION: _gptq, EXPERT: _gptq},
         torch.bfloat16,
         shards=3,
     ),
     "Qwen3-MoE by an older GPTQModel": Foreign(
         "qwen3-moe",
         GPTQMODEL,
-        {ATTENTION: writers.gptq, EXPERT: writers.gptq, r".*mlp\.gate": writers.gptq},
+        {ATTENTION: _gptq, EXPERT: _gptq, r".*mlp\.gate": _gptq},
         settings={"num_experts": 8},
     ),
     "Qwen3-MoE with two widths": Foreign(
@@ -195,26 +196,24 @@ CHECKPOINTS: dict[str, Foreign] = {
         {
             r".*down_proj": _eight,
             r".*experts\.3\.": _eight,
-            ATTENTION: writers.gptq,
-            EXPERT: writers.gptq,
+            ATTENTION: _gptq,
+            EXPERT: _gptq,
         },
     ),
     "Qwen2-MoE by AutoGPTQ": Foreign(
         "qwen2-moe",
         {**GPTQ, "model_file_base_name": "model", "model_name_or_path": None},
-        {ATTENTION: writers.gptq, EXPERT: writers.gptq, r".*shared_expert\.\w+": writers.gptq},
+        {ATTENTION: _gptq, EXPERT: _gptq, r".*shared_expert\.\w+": _gptq},
     ),
-    "OLMoE by GPTQModel": Foreign(
-        "olmoe", GPTQMODEL, {ATTENTION: writers.gptq, EXPERT: writers.gptq}
-    ),
+    "OLMoE by GPTQModel": Foreign("olmoe", GPTQMODEL, {ATTENTION: _gptq, EXPERT: _gptq}),
     "DeepSeek by GPTQModel": Foreign(
         "deepseek-v3",
         GPTQMODEL,
         {
-            ATTENTION: writers.gptq,
-            EXPERT: writers.gptq,
-            r".*shared_experts\.\w+": writers.gptq,
-            MLP: writers.gptq,
+            ATTENTION: _gptq,
+            EXPERT: _gptq,
+            r".*shared_experts\.\w+": _gptq,
+            MLP: _gptq,
         },
         torch.bfloat16,
     ),
@@ -223,9 +222,9 @@ CHECKPOINTS: dict[str, Foreign] = {
         {**AWQ, "modules_to_not_convert": ["mlp.gate.", "indexer", "model.layers.0."]},
         {
             r"model\.layers\.0\.": None,
-            ATTENTION: writers.awq,
-            EXPERT: writers.awq,
-            r".*shared_experts\.\w+": writers.awq,
+            ATTENTION: _awq,
+            EXPERT: _awq,
+            r".*shared_experts\.\w+": _awq,
         },
     ),
     "Qwen3-MoE by bitsandbytes": Foreign(

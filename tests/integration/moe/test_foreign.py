@@ -27,7 +27,7 @@ def checkpoint(request: Any, tmp_path_factory: Any) -> tuple[str, Path, Any]:
 def test_the_logits_are_those_of_what_the_file_stands_for(
     checkpoint: tuple[str, Path, Any],
 ) -> None:
-    name, folder, exact = checkpoint
+    _, folder, exact = checkpoint
     model = quantload.load_model(folder, dtype=torch.float32)
     packed = [m for m in model.modules() if isinstance(m, QuantizedExperts)]
     assert packed

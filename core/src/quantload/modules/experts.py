@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from quantload.errors import UnsupportedOperationError
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class QuantizedExperts(nn.Module):
         super().__init__()
         self.layout = layout
         self.num_experts = layout.count
+        self.own: frozenset[int] | None = None  # all of them
         self.blueprint = (blueprint,)
         self.training = blueprint.training
         self._is_hf_initialized = True
@@ -122,6 +125,13 @@ class QuantizedExperts(nn.Module):
         found: Tensor = run(self, hidden_states, top_k_index, top_k_weights)
         return found
 
+    def keep(self, numbers: Iterable[int]) -> None:
+        """Let go of all experts but these: other processes have them, and outputs are added up."""
+        self.own = frozenset(numbers)
+        for number in range(self.num_experts):
+            if number not in self.own:
+                self._modules.pop(str(number), None)
+
     def expert(self, number: int, x: Tensor) -> Tensor:
         """What one expert gives for `[rows, features]`."""
         layout = self.layout
@@ -153,7 +163,15 @@ class QuantizedExperts(nn.Module):
 
         Args:
             dtype: of the parameters; where None, that of the first layer.
+
+        Raises:
+            UnsupportedOperationError: other processes have some of the experts.
         """
+        if self.own is not None:
+            raise UnsupportedOperationError(
+                f"this process has {len(self.own)} of {self.num_experts} experts: load the model "
+                f"without tp_plan= to dequantize it"
+            )
         (module,) = self.blueprint
         for stack, parts in self.layout.stacks.items():
             weights = [
@@ -173,7 +191,8 @@ class QuantizedExperts(nn.Module):
 
     def __repr__(self) -> str:
         """All experts in one, where they are alike."""
-        experts = nn.ModuleList(self._modules[str(n)] for n in range(self.num_experts))  # type: ignore[misc]
+        held = (self._modules.get(str(n)) for n in range(self.num_experts))
+        experts = nn.ModuleList(expert for expert in held if expert is not None)
         return repr(experts).replace("ModuleList", type(self).__name__, 1)
 
 

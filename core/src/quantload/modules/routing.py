@@ -36,6 +36,8 @@ def run(experts: QuantizedExperts, x: Tensor, chosen: Tensor, weights: Tensor) -
             continue
         places = order[start : start + count]
         start += count
+        if experts.own is not None and number not in experts.own:
+            continue
         rows = places % tokens
         given = experts.expert(number, x if tokens == 1 else x[rows])
         given = given * weights[rows, places // tokens, None]

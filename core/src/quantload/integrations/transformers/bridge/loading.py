@@ -18,6 +18,7 @@ from quantload.checkpoint import Checkpoint, open_checkpoint
 from quantload.errors import UnsupportedOperationError
 from quantload.integrations.transformers.bridge.checking import check_loaded, settle
 from quantload.integrations.transformers.bridge.converters import PackedConverter
+from quantload.integrations.transformers.bridge.experts import ExpertSplit, refuse_expert_parallel
 from quantload.integrations.transformers.bridge.finishing import finish
 from quantload.integrations.transformers.bridge.onefile import FileTensor
 from quantload.integrations.transformers.bridge.parallel import Split
@@ -66,6 +67,7 @@ class Loading:
         self._decided: Decision | None = None
         self._record: LoadRecord | None = None
         self._split: Split | None = None
+        self._experts: ExpertSplit | None = None
         self._outputs: dict[str, list[tuple[str, ModuleSpec | None]]] = {}
         self._packed: dict[str, str] = {}
         self._routes: dict[str, Route] = {}
@@ -120,6 +122,8 @@ class Loading:
         self.quantizer.pre_quantized = core.pre_quantized = bool(packed) or not decided.fresh
         self._decided = decided
         self._split = Split(model, list(packed))
+        refuse_expert_parallel(model)
+        self._experts = ExpertSplit(model, self._split.size)
         if self._split.asked and decided.fresh:
             raise UnsupportedOperationError(
                 "tp_plan= splits weights that are packed already: save the quantized model, and "
@@ -240,6 +244,10 @@ class Loading:
         found: dict[str, Tensor] = {}
         shared = self._decided.sharing.modules
         for name in [module, *(n for n, owner in shared.items() if owner == module)]:
+            for key in [k for k in missing or () if k.startswith(f"{name}.weight.")]:
+                _discard(missing, key)
+            if self._experts is not None and self._experts.away(name):
+                continue
             if name in self._decided.fresh and name != module:
                 host(self.model, self.quantizer.core, {name: self._decided.specs[name]}, {})
                 _discard(missing, f"{name}.weight")
@@ -249,8 +257,6 @@ class Loading:
             if self._split is not None:
                 own = self._split.part(name, own)
             found |= put_weight(self.model, name, own, place)
-            for key in [k for k in missing or () if k.startswith(f"{name}.weight.")]:
-                _discard(missing, key)
         return found
 
     # -- afterwards ------------------------------------------------------------------------
@@ -264,6 +270,8 @@ class Loading:
         assert self._decided is not None
         assert self._record is not None
         model._weight_conversions = []  # what is saved has the checkpoint's own names
+        if self._experts is not None:
+            self._experts.finish(model)
         check_loaded(model, self._decided, self.quantizer.place)
         finish(model, self._decided)
         attach(model, self._record)

@@ -25,11 +25,16 @@ class Split:
     Args:
         model: the skeleton with its hosts; what its plan says of their weights is taken out.
         hosts: names of the hosts.
+
+    Attributes:
+        size: number of parts.
+        asked: whether there is more than one.
     """
 
     def __init__(self, model: Any, hosts: list[str]) -> None:
         self._model = model
-        self.asked = _size(getattr(model.config, "distributed_config", None)) > 1
+        self.size = _size(getattr(model.config, "distributed_config", None))
+        self.asked = self.size > 1
         self._styles: dict[str, str] = {}
         if not self.asked:
             return
