@@ -33,7 +33,7 @@ outputs, rounded = cases.outputs, cases.rounded
 
 def test_every_covered_architecture_has_a_case():
     cases = {arch_of(case) for case in CASES}
-    assert cases | {"mistral", "mixtral"} == set(ARCHITECTURES)
+    assert cases | {"mistral", "mixtral", "distilbert"} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -232,9 +232,9 @@ def test_sampling_settings_are_those_of_generation(tmp_path):
     assert (again.top_k, again.top_p, again.temperature) == (20, 0.8, 0.7)
 
 
-def test_what_yarn_multiplies_attention_with_is_a_factor_on_top(tmp_path):
+def test_a_factor_of_attention_on_top_of_yarn(tmp_path):
     def fill(writer):
-        writer.add_float32("llama.rope.scaling.yarn_attn_factor", 0.5)
+        writer.add_float32("llama.rope.scaling.attn_factor", 0.5)
 
     case = "llama, yarn"
     loaded = load_model(converter.convert(original(case), "llama", tmp_path / "m.gguf", fill=fill))
@@ -244,6 +244,45 @@ def test_what_yarn_multiplies_attention_with_is_a_factor_on_top(tmp_path):
     )
     again = load_model(quantload.save_model(loaded, tmp_path / "n.gguf"))
     assert torch.allclose(outputs(again, ids()), outputs(loaded, ids()), atol=1e-5)
+
+
+def test_mistral_says_that_yarn_does_not_scale_attention(tmp_path):
+    def fill(writer):
+        writer.add_float32("llama.rope.scaling.yarn_log_multiplier", 1.0)
+
+    path = converter.convert(original("llama, yarn"), "llama", tmp_path / "m.gguf", fill=fill)
+    assert load_model(path).model.rotary_emb.attention_scaling == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "case", ["llama, biases, tied", "llama, wide heads, rope of Llama 3", "qwen3"]
+)
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_projections_that_were_merged_are_taken_apart(case, kind, tmp_path, monkeypatch):
+    tensors = converter.tensors
+
+    def merged(arch, model):
+        found = tensors(arch, model)
+        for name in [name for name in found if ".attn_q." in name]:
+            parts = [found.pop(name.replace("attn_q", f"attn_{which}")) for which in "qkv"]
+            found[name.replace("attn_q", "attn_qkv")] = torch.cat(parts)
+        return found
+
+    model, arch = original(case), arch_of(case)
+    apart = load_model(converter.convert(model, arch, tmp_path / "a.gguf", kind))
+    monkeypatch.setattr(converter, "tensors", merged)
+    loaded = load_model(converter.convert(model, arch, tmp_path / "m.gguf", kind))
+    assert loaded.config.attention_bias == apart.config.attention_bias
+    assert len(dict(hosts_of(loaded))) == len(dict(hosts_of(apart)))
+    assert torch.equal(outputs(loaded, ids()), outputs(apart, ids()))
+    again = load_model(quantload.save_model(loaded, tmp_path / "again.gguf", sync=False))
+    assert torch.equal(outputs(again, ids()), outputs(apart, ids()))
+
+
+def test_files_of_gemma_2_that_name_no_window_have_the_one_of_all_its_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf.GGUFWriter, "add_sliding_window", lambda *_: None)
+    loaded = load_model(converter.convert(original("gemma2"), "gemma2", tmp_path / "m.gguf"))
+    assert loaded.config.sliding_window == 4096
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

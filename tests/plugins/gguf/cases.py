@@ -52,6 +52,10 @@ CASES = {
         {**BASE, "rope_parameters": {"rope_type": "linear", "rope_theta": 2e4, "factor": 4.0}},
     ),
     "llama, yarn": ("LlamaForCausalLM", {**BASE, "rope_parameters": {**YARN, "rope_theta": 2e4}}),
+    "llama, yarn with a factor of its own": (
+        "LlamaForCausalLM",
+        {**BASE, "rope_parameters": {**YARN, "rope_theta": 2e4, "attention_factor": 0.7}},
+    ),
     "llama from Mistral": ("MistralForCausalLM", {**BASE, "sliding_window": None}),
     "llama from Mixtral": (
         "MixtralForCausalLM",
@@ -104,6 +108,10 @@ CASES = {
         "GPT2LMHeadModel",
         {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY, "n_positions": 128},
     ),
+    "gpt2, narrow": (
+        "GPT2LMHeadModel",
+        {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY, "n_inner": 96},
+    ),
     "starcoder2": ("Starcoder2ForCausalLM", BASE),
     "stablelm": ("StableLmForCausalLM", {**BASE, "use_qkv_bias": True}),
     "stablelm, norms of heads": (
@@ -113,6 +121,10 @@ CASES = {
     "command-r": ("CohereForCausalLM", BASE),
     "command-r, norms of heads": ("CohereForCausalLM", {**BASE, "use_qk_norm": True}),
     "bert": ("BertModel", {k: v for k, v in BASE.items() if k != "num_key_value_heads"}),
+    "bert, distilled": (
+        "DistilBertModel",
+        {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "vocab_size": VOCABULARY},
+    ),
 }
 
 

@@ -52,6 +52,8 @@ def common(w: GGUFWriter, c: Any) -> None:
         w.add_rope_scaling_factor(rope["factor"])
     if rope.get("rope_type") == "yarn":
         w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        if rope.get("attention_factor") is not None:
+            w.add_float32(f"{w.arch}.rope.scaling.yarn_attn_factor", rope["attention_factor"])
     experts = getattr(c, "num_local_experts", None) or getattr(c, "num_experts", None)
     if experts:
         w.add_expert_count(experts)
@@ -99,9 +101,12 @@ def settings(w: GGUFWriter, arch: str, c: Any) -> None:
         return
     if arch == "bert":
         c.num_key_value_heads = c.num_attention_heads
+        if c.model_type == "distilbert":
+            c.intermediate_size = c.hidden_dim
+            w.add_layer_norm_eps(1e-12)
         common(w, c)
         w.add_causal_attention(False)
-        w.add_token_type_count(c.type_vocab_size)
+        w.add_token_type_count(getattr(c, "type_vocab_size", 1))
         return
     common(w, c)
     width = c.hidden_size // c.num_attention_heads

@@ -64,10 +64,17 @@ GPT4O = (
 )
 
 
-def split_by(pattern: str):
+QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SEED = LLAMA3.replace(r"{1,3}", "{1}").replace(r"[^\s\p{L}\p{N}]+[\r\n]*", r"[^\s\p{L}\p{N}\r\n]+")
+
+
+def split_by(*patterns: str):
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            *(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -80,6 +87,11 @@ BYTE_LEVEL = {
     "llama-bpe": (None, split_by(LLAMA3), True),
     "qwen2": (normalizers.NFC(), split_by(QWEN2), False),
     "gpt-4o": (None, split_by(GPT4O), False),
+    "qwen35": (None, split_by(QWEN35), False),
+    "seed-coder": (None, split_by(SEED), False),
+    "superbpe": (None, split_by(r"\p{N}+", r"(?=(\d{3})+(?!\d))"), False),
+    "tiny_aya": (None, split_by(r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O), False),
+    "bloom": (None, split_by(r" ?[^(\s|[.,!?…。，、।۔،])]+"), False),  # noqa: RUF001  as it is
     "starcoder": (
         None,
         pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTES]),
@@ -274,7 +286,10 @@ def test_wordpiece(write_gguf, corpus, lowercase):
 
 def test_unigram(write_gguf, corpus):
     original = Tokenizer(models.Unigram())
-    original.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
+    # As T5 has it: spaces in a row count once, those at the end not at all.
+    original.normalizer = normalizers.Sequence(
+        [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
     original.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     original.decoder = decoders.Metaspace(prepend_scheme="always")
     trainer = trainers.UnigramTrainer(
@@ -329,6 +344,54 @@ def test_llama_3_begins_with_bos_unless_told_otherwise(write_gguf, corpus):
         writer.add_bos_token_id(0)
 
     assert load_tokenizer(write_gguf(fill=fill))("Hi").input_ids[0] == 0
+
+
+def test_roberta_frames_every_text_and_separates_two(write_gguf, corpus):
+    original = byte_level("gpt-2", corpus)
+    original.post_processor = processors.RobertaProcessing(
+        ("</s>", 1), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
+
+    def fill(writer, flags=True):
+        write_vocabulary(writer, original, "gpt2", "roberta-bpe")
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(1)
+        writer.add_uint32("tokenizer.ggml.token_type_count", 1)
+        if flags:
+            writer.add_add_bos_token(True)
+            writer.add_add_eos_token(True)
+            writer.add_add_sep_token(True)
+
+    for flags in (True, False):
+        loaded = load_tokenizer(write_gguf(fill=lambda w, f=flags: fill(w, f), arch="bert"))
+        for text in TEXTS:
+            assert loaded(text).input_ids == original.encode(text).ids
+        pair = loaded("one text", "and another")
+        assert pair.input_ids == original.encode("one text", "and another").ids
+        assert set(pair.get("token_type_ids", [0])) == {0}
+        assert (loaded.cls_token, loaded.sep_token) == ("<s>", "</s>")
+
+
+def test_sentencepiece_files_that_do_not_number_their_special_tokens(write_gguf, corpus):
+    original, scores = sentencepiece(corpus, prefix=True)
+
+    def fill(writer):
+        write_vocabulary(writer, original, "llama", "default", scores)
+        kinds = writer.kv_data[0]["tokenizer.ggml.token_type"].value
+        kinds[:3] = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
+
+    loaded = load_tokenizer(write_gguf(fill=fill))
+    assert (loaded.bos_token, loaded.eos_token, loaded.unk_token) == ("<s>", "</s>", "<unk>")
+    assert loaded("a").input_ids[0] == 1
+
+
+def test_deepseek_splits_letters_with_case_from_others():
+    from quantload_gguf.vocabulary.splitting import SPLITTINGS, pre_tokenizer
+
+    steps = pre_tokenizer(SPLITTINGS["deepseek-llm"])
+    text = "Ab ÉçÆ\u01bb\u10d0\u10a0汉字12a!?"  # a letter without case, two Georgian ones
+    parts = [text[slice(*span)] for _, span in steps.pre_tokenize_str(text)]
+    assert parts == ["Ab", " ÉçÆ", "\u01bb", "\u10d0", "\u10a0", "汉字", "12", "a", "!?"]
 
 
 def test_chat_templates(write_gguf, corpus):

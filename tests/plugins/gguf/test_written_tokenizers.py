@@ -108,7 +108,8 @@ def test_unigram(tmp_path):
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581he", -3.0), ("llo", -4.0)]
     vocabulary += [(letter, -6.0 - i / 100) for i, letter in enumerate(letters)]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2))
-    tokenizer.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
+    squeezed = normalizers.Replace(Regex(" {2,}"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Strip(left=False), squeezed])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
@@ -120,6 +121,8 @@ def test_unigram(tmp_path):
     for text in made.TEXTS:
         assert loaded(text).input_ids == original(text).input_ids
     assert fields["tokenizer.ggml.model"].value == "t5"
+    assert fields["tokenizer.ggml.remove_extra_whitespaces"].value is True
+    assert "tokenizer.huggingface.json" not in fields
 
 
 def test_one_that_files_have_no_words_for_is_kept_whole(corpus, tmp_path, caplog):

@@ -221,7 +221,7 @@ def _targets(file: GgufFile, facts: Facts, architecture: Any) -> Iterator[ModelT
 
 def _by_rule(file: GgufFile, facts: Facts, rule: Rule, layer: int) -> Iterator[ModelTensor]:
     from quantload_gguf.architectures.table import SUFFIXES
-    from quantload_gguf.architectures.transforms import EachExpert, EachRow
+    from quantload_gguf.architectures.transforms import EachExpert, EachRow, Share
 
     if rule.packed is not None and rule.packed != facts.packed_experts(layer):
         return
@@ -241,7 +241,8 @@ def _by_rule(file: GgufFile, facts: Facts, rule: Rule, layer: int) -> Iterator[M
                 name = target.format(i=layer, e=row)
                 yield _tensor(file, name, sources, rule.how.at(row))
         else:
-            yield _tensor(file, target.format(i=layer), sources, rule.how)
+            how = rule.how.of(facts) if isinstance(rule.how, Share) else rule.how
+            yield _tensor(file, target.format(i=layer), sources, how)
 
 
 def _experts(file: GgufFile, target: str, sources: tuple[str, ...]) -> Iterator[ModelTensor]:

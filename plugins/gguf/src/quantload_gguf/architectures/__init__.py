@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quantload.errors import UnsupportedOperationError
-from quantload_gguf.architectures import gemma, llama, others, qwen
+from quantload_gguf.architectures import encoders, gemma, llama, others, qwen
 from quantload_gguf.architectures.facts import Facts
 from quantload_gguf.architectures.table import Architecture
 from quantload_gguf.reader import GgufFile
@@ -26,7 +26,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "starcoder2": others.STARCODER2,
     "stablelm": others.STABLELM,
     "command-r": others.COMMAND_R,
-    "bert": others.BERT,
+    "bert": encoders.BERT,
+    "distilbert": encoders.DISTILBERT,
 }
 """`general.architecture` -> its description."""
 
@@ -62,6 +63,8 @@ def architecture_of(file: GgufFile) -> Architecture:
             f"{', '.join(sorted(ARCHITECTURES))}. Its tensors can be read one by one with "
             f"quantload_gguf.open_gguf()"
         )
+    if name == "bert":
+        return encoders.stored_as_bert(Facts(file))
     if name == "llama":
         facts = Facts(file)
         if facts.whole("expert_count", 0):

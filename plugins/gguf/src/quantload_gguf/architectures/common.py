@@ -9,12 +9,24 @@ from quantload_gguf.architectures.facts import Facts
 from quantload_gguf.architectures.keys import Keys
 from quantload_gguf.architectures.rope import ROPE
 from quantload_gguf.architectures.table import Rule, Setting, absent, number, rule, whole
-from quantload_gguf.architectures.transforms import EachExpert, Experts, Transform
+from quantload_gguf.architectures.transforms import EachExpert, Experts, RowOrder, Share
 
 RMS = "attention.layer_norm_rms_epsilon"
 EPSILON = "attention.layer_norm_epsilon"
 FREQUENCIES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 LAYER = "model.layers.{i}"
+
+_FIRST_UP = "blk.0.ffn_up.weight"
+
+
+def _mlp_width(facts: Facts) -> int:
+    """Of the tensors: for some models converters write four times the hidden size always."""
+    if facts.has(_FIRST_UP):
+        return facts.shape(_FIRST_UP)[0]
+    return int(facts.whole("feed_forward_length"))
+
+
+MLP_WIDTH = Setting(_mlp_width, whole("feed_forward_length").write)
 
 SIZES: Mapping[str, Any] = {
     "vocab_size": Setting(lambda facts: facts.vocabulary, lambda v, _, k: k.whole("vocab_size", v)),
@@ -52,7 +64,12 @@ ENDS = (
 """Embedding, last norm and head."""
 
 
-def attention(q: Transform | None = None, k: Transform | None = None) -> tuple[Rule, ...]:
+_MERGED, _APART = "blk.{i}.attn_qkv", "blk.{i}.attn_q.weight"
+QUERY_BIAS = ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")
+"""One of these is there where the projections have biases."""
+
+
+def attention(q: RowOrder | None = None, k: RowOrder | None = None) -> tuple[Rule, ...]:
     """The four projections of attention.
 
     Args:
@@ -64,6 +81,10 @@ def attention(q: Transform | None = None, k: Transform | None = None) -> tuple[R
         rule(f"{LAYER}.self_attn.k_proj", "blk.{i}.attn_k", how=k),
         rule(f"{LAYER}.self_attn.v_proj", "blk.{i}.attn_v"),
         rule(f"{LAYER}.self_attn.o_proj", "blk.{i}.attn_output"),
+        # Merged, as converters write them when asked to.
+        rule(f"{LAYER}.self_attn.q_proj", _MERGED, how=Share("q", q), excludes=_APART),
+        rule(f"{LAYER}.self_attn.k_proj", _MERGED, how=Share("k", k), excludes=_APART),
+        rule(f"{LAYER}.self_attn.v_proj", _MERGED, how=Share("v"), excludes=_APART),
     )
 
 

@@ -177,6 +177,12 @@ class Facts:
         found = self.whole("attention.key_length", self.whole("embedding_length") // self.heads)
         return self._positive("attention.key_length", found)
 
+    @property
+    def value_dim(self) -> int:
+        """Width of a head of the values."""
+        found = self.whole("attention.value_length", self.head_dim)
+        return self._positive("attention.value_length", found)
+
     def _positive(self, name: str, value: int) -> int:
         if value < 1:
             raise CheckpointError(

@@ -89,7 +89,19 @@ _SETTINGS = {
     "sliding_window": SLIDING_WINDOW,
 }
 
-GEMMA2 = Architecture("gemma2", "Gemma2ForCausalLM", _SETTINGS, _RULES)
+GEMMA2 = Architecture(
+    "gemma2",
+    "Gemma2ForCausalLM",
+    {
+        **_SETTINGS,
+        # Its first files do not say; all models have this one.
+        "sliding_window": Setting(
+            lambda facts: facts.whole("attention.sliding_window", 4096) or None,
+            SLIDING_WINDOW.write,
+        ),
+    },
+    _RULES,
+)
 
 GEMMA3 = Architecture(
     "gemma3_text",

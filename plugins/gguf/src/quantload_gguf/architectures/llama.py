@@ -8,6 +8,7 @@ from quantload_gguf.architectures.common import (
     FREQUENCIES,
     GATED_MLP,
     LLAMA_LIKE,
+    QUERY_BIAS,
     SLIDING_WINDOW,
     TWO_NORMS,
     attention,
@@ -23,7 +24,7 @@ LLAMA = Architecture(
     {
         **LLAMA_LIKE,
         "hidden_act": "silu",
-        "attention_bias": present("blk.0.attn_q.bias"),
+        "attention_bias": present(*QUERY_BIAS),
         "mlp_bias": present("blk.0.ffn_gate.bias"),
     },
     (*_ATTENTION, *GATED_MLP),

@@ -1,4 +1,4 @@
-"""Phi-3, Falcon, GPT-2, StarCoder2, StableLM, Command-R and BERT."""
+"""Phi-3, Falcon, GPT-2, StarCoder2, StableLM and Command-R."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from quantload_gguf.architectures.common import (
     GATED_MLP,
     LAYER,
     LLAMA_LIKE,
+    MLP_WIDTH,
     QK_NORMS,
+    QUERY_BIAS,
     SIZES,
     SLIDING_WINDOW,
     TWO_NORMS,
@@ -91,7 +93,7 @@ FALCON = Architecture(
         "num_hidden_layers": SIZES["num_hidden_layers"],
         "num_attention_heads": SIZES["num_attention_heads"],
         "num_kv_heads": Setting(lambda facts: facts.kv_heads, _write_falcon_heads),
-        "ffn_hidden_size": SIZES["intermediate_size"],
+        "ffn_hidden_size": MLP_WIDTH,
         "max_position_embeddings": SIZES["max_position_embeddings"],
         "tie_word_embeddings": SIZES["tie_word_embeddings"],
         "layer_norm_epsilon": number(EPSILON),
@@ -117,6 +119,7 @@ FALCON = Architecture(
         rule(f"{_FALCON}.input_layernorm", "blk.{i}.attn_norm", excludes=_SECOND),
     ),
     FREQUENCIES,
+    constants={"tensor_data_layout": "jploski"},
 )
 
 _GPT2 = "transformer.h.{i}"
@@ -130,7 +133,7 @@ GPT2 = Architecture(
         "n_layer": whole("block_count"),
         "n_head": SIZES["num_attention_heads"],
         "n_inner": Setting(
-            whole("feed_forward_length").read,
+            MLP_WIDTH.read,
             lambda value, c, keys: keys.whole("feed_forward_length", value or 4 * c.n_embd),
         ),
         "layer_norm_epsilon": number(EPSILON),
@@ -159,7 +162,7 @@ STARCODER2 = Architecture(
         "norm_epsilon": number(EPSILON),
         "rope_parameters": ROPE,
         "sliding_window": SLIDING_WINDOW,
-        "use_bias": present("blk.0.attn_q.bias"),
+        "use_bias": present(*QUERY_BIAS),
         "hidden_act": "gelu_pytorch_tanh",
     },
     (
@@ -179,7 +182,7 @@ STABLELM = Architecture(
         **SIZES,
         "layer_norm_eps": number(EPSILON),
         "rope_parameters": _PARTIAL_ROPE,
-        "use_qkv_bias": present("blk.0.attn_q.bias"),
+        "use_qkv_bias": present(*QUERY_BIAS),
         "qk_layernorm": present("blk.0.attn_q_norm.weight"),
         "use_parallel_residual": Setting(
             absent("blk.0.ffn_norm.weight").read,
@@ -207,7 +210,7 @@ COMMAND_R = Architecture(
         "logit_scale": number("logit_scale"),
         "rope_parameters": ROPE,
         "use_qk_norm": present("blk.0.attn_q_norm.weight"),
-        "attention_bias": present("blk.0.attn_q.bias"),
+        "attention_bias": present(*QUERY_BIAS),
         "hidden_act": "silu",
     },
     (
@@ -218,44 +221,4 @@ COMMAND_R = Architecture(
         *QK_NORMS,
     ),
     FREQUENCIES,
-)
-
-_BERT = "encoder.layer.{i}"
-BERT = Architecture(
-    "bert",
-    "BertModel",
-    {
-        "vocab_size": SIZES["vocab_size"],
-        "hidden_size": SIZES["hidden_size"],
-        "num_hidden_layers": SIZES["num_hidden_layers"],
-        "num_attention_heads": SIZES["num_attention_heads"],
-        "intermediate_size": SIZES["intermediate_size"],
-        "max_position_embeddings": Setting(
-            lambda facts: facts.shape("position_embd.weight")[0], whole("context_length").write
-        ),
-        "type_vocab_size": Setting(
-            lambda facts: facts.shape("token_types.weight")[0],
-            lambda value, _, keys: keys.put("tokenizer.ggml.token_type_count", value),
-        ),
-        "layer_norm_eps": number(EPSILON),
-        "hidden_act": "gelu",
-    },
-    (
-        rule("embeddings.word_embeddings", "token_embd"),
-        rule("embeddings.position_embeddings", "position_embd"),
-        rule("embeddings.token_type_embeddings", "token_types"),
-        rule("embeddings.LayerNorm", "token_embd_norm"),
-        rule(f"{_BERT}.attention.self.query", "blk.{i}.attn_q"),
-        rule(f"{_BERT}.attention.self.key", "blk.{i}.attn_k"),
-        rule(f"{_BERT}.attention.self.value", "blk.{i}.attn_v"),
-        rule(f"{_BERT}.attention.output.dense", "blk.{i}.attn_output"),
-        rule(f"{_BERT}.attention.output.LayerNorm", "blk.{i}.attn_output_norm"),
-        rule(f"{_BERT}.intermediate.dense", "blk.{i}.ffn_up"),
-        rule(f"{_BERT}.output.dense", "blk.{i}.ffn_down"),
-        rule(f"{_BERT}.output.LayerNorm", "blk.{i}.layer_output_norm"),
-    ),
-    # Converters leave the pooler out: the model ends in the hidden states.
-    options={"add_pooling_layer": False},
-    left_out=("pooler.",),
-    constants={"attention.causal": False},
 )

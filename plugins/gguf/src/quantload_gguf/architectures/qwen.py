@@ -10,6 +10,7 @@ from quantload_gguf.architectures.common import (
     LAYER,
     LLAMA_LIKE,
     QK_NORMS,
+    QUERY_BIAS,
     TWO_NORMS,
     attention,
 )
@@ -45,7 +46,7 @@ QWEN2 = Architecture("qwen2", "Qwen2ForCausalLM", _DENSE, (*_BASE, *GATED_MLP), 
 QWEN3 = Architecture(
     "qwen3",
     "Qwen3ForCausalLM",
-    {**_DENSE, "attention_bias": present("blk.0.attn_q.bias")},
+    {**_DENSE, "attention_bias": present(*QUERY_BIAS)},
     (*_BASE, *QK_NORMS, *GATED_MLP),
     FREQUENCIES,
 )
@@ -60,7 +61,7 @@ QWEN2MOE = Architecture(
             _shared_width, whole("expert_shared_feed_forward_length").write
         ),
         "norm_topk_prob": False,  # as every published model of this architecture has it
-        "qkv_bias": present("blk.0.attn_q.bias"),
+        "qkv_bias": present(*QUERY_BIAS),
     },
     (
         *_BASE,
@@ -80,7 +81,7 @@ QWEN3MOE = Architecture(
         **_DENSE,
         **_SPARSE,
         "norm_topk_prob": True,  # likewise
-        "attention_bias": present("blk.0.attn_q.bias"),
+        "attention_bias": present(*QUERY_BIAS),
     },
     (*_BASE, *QK_NORMS, *EXPERTS),
     FREQUENCIES,

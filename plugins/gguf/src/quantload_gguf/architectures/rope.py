@@ -26,7 +26,10 @@ _LLAMA3 = {
     _ORIGINAL: "quantload.rope.original_context_length",
 }
 _YARN = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
-_YARN_ATTENTION = ("yarn_attn_factor", "attn_factor")
+# What cosines and sines are multiplied with in all, as converters copy it from the config; and
+# a factor on top of what stretching asks for, which is the one that llama.cpp goes by.
+_YARN_ATTENTION, _ON_TOP = "rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor"
+_YARN_LOG = "rope.scaling.yarn_log_multiplier"
 
 
 def rope_parameters(facts: Facts, default_base: float = 10000.0) -> dict[str, Any]:
@@ -60,10 +63,9 @@ def rope_parameters(facts: Facts, default_base: float = 10000.0) -> dict[str, An
             value = facts.number(f"rope.scaling.{key}", None)
             if value is not None:
                 found[name] = float(value)
-        # It comes on top of what stretching asks for; the config has the product.
-        more = math.prod(facts.number(f"rope.scaling.{key}", 1.0) for key in _YARN_ATTENTION)
-        if more != 1:
-            found["attention_factor"] = more * _yarn_attention(factor)
+        attention = _attention_of_yarn(facts, factor)
+        if attention is not None:
+            found["attention_factor"] = attention
         return found
     raise CheckpointError(
         f"{facts.architecture}.rope.scaling.type is {kind!r}; known are none, linear, yarn and "
@@ -71,8 +73,21 @@ def rope_parameters(facts: Facts, default_base: float = 10000.0) -> dict[str, An
     )
 
 
-def _yarn_attention(factor: float) -> float:
-    return 1 + 0.1 * math.log(factor) if factor > 1 else 1.0
+def _attention_of_yarn(facts: Facts, factor: float) -> float | None:
+    """What the file says cosines and sines are multiplied with; None where nothing special."""
+    given = facts.number(_YARN_ATTENTION, None)
+    if given is not None:
+        return float(given)
+    usual = _yarn_attention(factor)
+    more = facts.number(_ON_TOP, 1.0)
+    share = facts.number(_YARN_LOG, 0.0)
+    if more == 1 and not share:
+        return None
+    return float(more * usual / (_yarn_attention(factor, share) if share else 1))
+
+
+def _yarn_attention(factor: float, share: float = 1.0) -> float:
+    return 1 + 0.1 * share * math.log(factor) if factor > 1 else 1.0
 
 
 def _original(facts: Facts) -> int:
@@ -135,8 +150,8 @@ def write_rope(value: Any, config: Any, keys: Keys) -> None:
         for name, key in _YARN.items():
             keys.number(f"rope.scaling.{key}", value.get(name))
         if value.get("attention_factor") is not None:
-            more = value["attention_factor"] / _yarn_attention(value["factor"])
-            keys.number(f"rope.scaling.{_YARN_ATTENTION[0]}", more)
+            keys.number(_YARN_ATTENTION, value["attention_factor"])
+            keys.number(_ON_TOP, value["attention_factor"] / _yarn_attention(value["factor"]))
     if kind == "llama3":
         width = (
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

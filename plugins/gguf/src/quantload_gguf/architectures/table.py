@@ -82,7 +82,8 @@ class Architecture:
         ignored: tensors of the file that the model has no use for (`{i}` is the layer).
         options: arguments that the class is built with.
         left_out: beginnings of names of tensors of the class that files do not hold.
-        constants: settings of the file that no config has, by their keys.
+        constants: settings of the file that no config has, by their keys; the model's own without
+            the architecture.
     """
 
     model_type: str
@@ -112,9 +113,9 @@ def optional(key: str) -> Setting:
     return Setting(lambda facts: facts.get(key, OMIT), lambda v, _, keys: keys.number(key, v))
 
 
-def present(tensor: str) -> Setting:
-    """Whether the file holds a tensor."""
-    return Setting(lambda facts: facts.has(tensor))
+def present(*tensors: str) -> Setting:
+    """Whether the file holds a tensor, under one of its names."""
+    return Setting(lambda facts: any(facts.has(tensor) for tensor in tensors))
 
 
 def absent(tensor: str) -> Setting:

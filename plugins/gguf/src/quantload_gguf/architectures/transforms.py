@@ -6,7 +6,7 @@ Source: the `modify_tensors` methods of llama.cpp's convert_hf_to_gguf.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from quantload.errors import CheckpointError
@@ -101,6 +101,49 @@ class FalconGroups(RowOrder):
         keys = places[heads : heads + groups].unsqueeze(1)
         values = places[heads + groups :].unsqueeze(1)
         return torch.cat([queries, keys, values], dim=1).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Share(RowOrder):
+    """The rows of the queries, keys or values of a matrix that holds all three.
+
+    Attributes:
+        which: "q", "k" or "v".
+        then: what else is done to the rows.
+        rows: where they begin and how many they are, once that is known; see `of`.
+    """
+
+    which: Literal["q", "k", "v"]
+    then: RowOrder | None = None
+    rows: tuple[int, int] = (0, 0)
+
+    def of(self, facts: Facts) -> Share:
+        """The same for the model in a file."""
+        counts = {
+            "q": facts.heads * facts.head_dim,
+            "k": facts.kv_heads * facts.head_dim,
+            "v": facts.kv_heads * facts.value_dim,
+        }
+        begin = sum(counts[name] for name in "qkv"[: "qkv".index(self.which)])
+        return replace(self, rows=(begin, counts[self.which]))
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """See `Transform.shape`."""
+        begin, count = self.rows
+        if shapes[0][0] < begin + count:
+            raise CheckpointError(
+                f"expected {begin + count} rows or more of queries, keys and values, found "
+                f"{shapes[0][0]}: tensors and metadata of the file do not fit together"
+            )
+        return (count, *shapes[0][1:])
+
+    def order(self, count: int, facts: Facts) -> Tensor:
+        """See `RowOrder.order`."""
+        import torch
+
+        begin, own = self.rows
+        places = torch.arange(own) if self.then is None else self.then.order(own, facts)
+        return places + begin
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from quantload_gguf.architectures.table import Setting
 from quantload_gguf.container import Field, ValueType
 from quantload_gguf.container.writing import Planned
 
-# llama.cpp reads these as Llama, and so do all programs that build on it.
-_AS_LLAMA = ("mistral", "mixtral")
+# What llama.cpp, and so all programs that build on it, reads these as.
+_STORED_AS = {"mistral": "llama", "mixtral": "llama", "distilbert": "bert"}
 _NO_FILE_TYPE = ("general.file_type", "split.no", "split.count", "split.tensors.count")
 
 
@@ -44,7 +44,7 @@ def fields_of(model: Any, name: str) -> tuple[dict[str, Field], dict[str, list[f
         name: from `architecture_for`.
     """
     config, architecture = model.config, ARCHITECTURES[name]
-    keys = Keys("llama" if name in _AS_LLAMA else name)
+    keys = Keys(_STORED_AS.get(name, name))
     keys.text("general.type", "model")
     title = str(getattr(config, "_name_or_path", "") or "").rstrip("/").rpartition("/")[2]
     keys.text("general.name", title.removesuffix(".gguf") or architecture.model_class)
@@ -63,7 +63,7 @@ def fields_of(model: Any, name: str) -> tuple[dict[str, Field], dict[str, list[f
                     whole if key == "top_k" else Field(float(value), ValueType.FLOAT32)
                 )
     for key, value in architecture.constants.items():
-        keys.put(f"{keys.architecture}.{key}", value)
+        keys.put(key if key.startswith("tokenizer.") else f"{keys.architecture}.{key}", value)
     return keys.fields, keys.factors
 
 

@@ -140,7 +140,9 @@ def _unigram(original: Any, spec: Mapping[str, Any]) -> dict[str, Field]:
         "tokenizer.ggml.add_space_prefix": Field(_prefixed(spec), ValueType.BOOL),
     }
     steps = _steps(spec.get("normalizer"))
-    squeezed = any(s["type"] == "Replace" and " {2,}" in str(s["pattern"]) for s in steps)
+    kinds = {s["type"] for s in [*steps, *_steps(spec.get("pre_tokenizer"))]}
+    runs = any(s["type"] == "Replace" and " {2,}" in str(s["pattern"]) for s in steps)
+    squeezed = "WhitespaceSplit" in kinds or (runs and "Strip" in kinds)
     fields["tokenizer.ggml.remove_extra_whitespaces"] = Field(squeezed, ValueType.BOOL)
     maps = [s["precompiled_charsmap"] for s in steps if s["type"] == "Precompiled"]
     if maps and maps[0]:

@@ -50,14 +50,11 @@ def sentencepiece_bpe(vocabulary: Vocabulary) -> Any:
     if not vocabulary.scores:
         raise CheckpointError("expected tokenizer.ggml.scores, found none")
     mapping = vocabulary.mapping()
-    unknown = vocabulary.special("unknown") or next(
-        (t for _, t, kind in vocabulary.numbered() if kind == TokenType.UNKNOWN), None
-    )
     tokenizer = Tokenizer(
         models.BPE(
             vocab=mapping,
             merges=merges_by_score(vocabulary, mapping),
-            unk_token=unknown,
+            unk_token=vocabulary.special("unknown"),
             fuse_unk=True,
             byte_fallback=any(kind == TokenType.BYTE for kind in vocabulary.types),
         )
@@ -115,7 +112,7 @@ def unigram(vocabulary: Vocabulary) -> Any:
     if charsmap:
         steps.append(normalizers.Precompiled(bytes(value & 255 for value in charsmap)))
     if vocabulary.option("remove_extra_whitespaces", True):
-        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     tokenizer.normalizer = normalizers.Sequence(steps)
     prefix = "always" if vocabulary.option("add_space_prefix", True) else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=prefix)

@@ -118,7 +118,13 @@ def _made(file: Described, vocabulary: Vocabulary) -> Any:
     if vocabulary.model == "bert":
         roles["cls_token"] = roles["cls_token"] or vocabulary.special("bos")
         roles = {k: v for k, v in roles.items() if k not in ("bos_token", "eos_token")}
-        options = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        if vocabulary.option("token_type_count", 2) == 1:
+            names.remove("token_type_ids")
+        options = {"model_input_names": names}
+    elif _separated(vocabulary):
+        roles["cls_token"] = roles["cls_token"] or roles["bos_token"]
+        roles["sep_token"] = roles["sep_token"] or roles["eos_token"]
     loaded = PreTrainedTokenizerFast(
         tokenizer_object=_backend(file, vocabulary),
         clean_up_tokenization_spaces=False,
@@ -156,36 +162,51 @@ _TYPES = frozenset(int(kind) for kind in TokenType)
 
 
 def _template(vocabulary: Vocabulary) -> Any:
-    """What is put before and after a text."""
+    """What is put before and after a text, and between two."""
     from tokenizers import processors
 
-    before = after = None
+    before = after = between = None
     if vocabulary.model == "bert":
         before = vocabulary.special("cls") or vocabulary.special("bos") or "[CLS]"
         after = vocabulary.special("seperator") or "[SEP]"
     else:
-        if vocabulary.option("add_bos_token", _adds_bos(vocabulary)):
-            before = vocabulary.special("bos")
-        if vocabulary.option("add_eos_token", vocabulary.model == "t5"):
+        if vocabulary.option("add_bos_token", _adds(vocabulary, "bos")):
+            before = between = vocabulary.special("bos")
+        if vocabulary.option("add_eos_token", _adds(vocabulary, "eos")):
             after = vocabulary.special("eos")
-    if before is None and after is None:
+        if _separated(vocabulary):
+            between = vocabulary.special("seperator") or vocabulary.special("eos")
+    if before is None and after is None and between is None:
         return None
+    # Where texts are separated, or there is one type of text, it is the same for both.
+    one = _separated(vocabulary) or vocabulary.option("token_type_count", 2) == 1
+    second = 0 if one else 1
     first = [f"{before}:0"] if before else []
     last = [f"{after}:0"] if after else []
-    again = [f"{before}:1"] if before and vocabulary.model != "bert" else []
-    final = [f"{after}:1"] if after else []
-    numbers = {token: vocabulary.tokens.index(token) for token in (before, after) if token}
+    again = [f"{between}:{second}"] if between else []
+    final = [f"{after}:{second}"] if after else []
+    used = {token for token in (before, after, between) if token}
     return processors.TemplateProcessing(
         single=[*first, "$A:0", *last],
-        pair=[*first, "$A:0", *last, *again, "$B:1", *final],
-        special_tokens=list(numbers.items()),
+        pair=[*first, "$A:0", *last, *again, f"$B:{second}", *final],
+        special_tokens=[(token, vocabulary.tokens.index(token)) for token in sorted(used)],
     )
 
 
-def _adds_bos(vocabulary: Vocabulary) -> bool:
+def _adds(vocabulary: Vocabulary, name: str) -> bool:
+    """Whether a token is put around texts where the file does not say."""
     if vocabulary.model == "gpt2":
-        return splitting_of(vocabulary.pre, vocabulary.architecture).add_bos
-    return vocabulary.model == "llama"
+        splitting = splitting_of(vocabulary.pre, vocabulary.architecture)
+        return splitting.framed or (name == "bos" and splitting.add_bos)
+    return vocabulary.model == {"bos": "llama", "eos": "t5"}[name]
+
+
+def _separated(vocabulary: Vocabulary) -> bool:
+    """Whether there is a token of its own between two texts, as RoBERTa has it."""
+    framed = vocabulary.model == "gpt2" and (
+        splitting_of(vocabulary.pre, vocabulary.architecture).framed
+    )
+    return bool(vocabulary.model != "bert" and vocabulary.option("add_sep_token", framed))
 
 
 def _chat_template(file: Described) -> Any:

@@ -10,6 +10,9 @@ from typing import Any
 
 from quantload.errors import CheckpointError
 
+_USUAL = {"llama": {"bos": 1, "eos": 2}, "t5": {"eos": 1, "padding": 0}}
+"""Kind of vocabulary -> role -> number."""
+
 _PADDING = re.compile(r"\[PAD\d+\]")
 
 
@@ -90,10 +93,18 @@ class Vocabulary:
 
     def special(self, name: str) -> str | None:
         """The token that has a role ("bos", "eos", "unknown", "padding", "seperator"...)."""
-        number = self.options.get(f"{name}_token_id")
+        number = self.options.get(f"{name}_token_id", self._usual(name))
         if isinstance(number, int) and 0 <= number < len(self.tokens):
             return self.tokens[number]
         return None
+
+    def _usual(self, name: str) -> int | None:
+        """Which token has a role where the file does not say, as llama.cpp has it."""
+        if name == "unknown" and TokenType.UNKNOWN in self.types:
+            return self.types.index(TokenType.UNKNOWN)
+        number = _USUAL.get(self.model, {}).get(name)
+        known = number is not None and number < len(self.types)
+        return number if known and self.types[number] == TokenType.CONTROL else None
 
     def numbered(self) -> list[tuple[int, str, int]]:
         """Number, text and type of every token that is one.
