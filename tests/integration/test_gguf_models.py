@@ -205,6 +205,25 @@ def test_rope_factors_that_no_llama_3_setting_gives_are_kept_as_they_are(tmp_pat
     torch.testing.assert_close(loaded.model.rotary_emb.inv_freq.float(), plain / factors)
 
 
+def test_a_type_that_is_not_decoded_is_named_with_its_tensor(tmp_path):
+    path = tmp_path / "m.gguf"
+    found = converter.tensors("llama", original("llama"))
+    writer = gguf.GGUFWriter(path, "llama")
+    converter.settings(writer, "llama", original("llama").config)
+    for name, tensor in found.items():
+        writer.add_tensor(name, tensor.numpy())
+    blocks = torch.zeros(2, 36, dtype=torch.uint8).numpy()
+    writer.add_tensor("blk.0.w", blocks, raw_dtype=gguf.GGMLQuantizationType.Q1_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(
+        UnsupportedOperationError, match=r"m\.gguf: tensor blk\.0\.w is of the type Q1_0"
+    ):
+        load_model(path)
+
+
 def test_an_importance_matrix_names_no_architecture_and_is_told_by_its_type(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "")
     writer.kv_data[0].pop("general.architecture", None)

@@ -111,6 +111,96 @@ def test_big_endian_blocks_are_turned_around(write_gguf, quantized, kind):
         assert torch.equal(file.read("h"), torch.from_numpy(half))
 
 
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "TQ2_0", "MXFP4"])
+def test_big_endian_blocks_that_the_gguf_package_left_as_they_are(write_gguf, quantized, kind):
+    blocks, _ = quantized(kind, (4, 256))
+    path = write_gguf({"w": (blocks, kind), "f": MATRIX.copy()}, endianess=GGUFEndian.BIG)
+    expected = gguf.GGUFReader(path).get_tensor(0).data
+    with open_gguf(path) as file:
+        assert file.big_endian
+        assert np.array_equal(file.read("w").numpy(), expected)
+        assert torch.equal(file.read("w", rows=slice(2, 4)), torch.from_numpy(blocks[2:4]))
+        assert torch.equal(file.read("f"), torch.from_numpy(MATRIX))
+    # As ggml has it where a single scale shows nothing.
+    zeros = np.zeros_like(blocks)
+    with open_gguf(write_gguf({"w": (zeros, kind)}, endianess=GGUFEndian.BIG)) as file:
+        assert not file.read("w").any()
+
+
+def test_a_model_in_a_big_endian_file_of_the_gguf_package(write_gguf, sane_blocks):
+    blocks = {kind: sane_blocks(kind, 8, 2).numpy() for kind in ("Q4_K", "IQ2_XXS", "IQ4_XS")}
+    tensors = {kind: (data, kind) for kind, data in blocks.items()}
+    with open_gguf(write_gguf(tensors, endianess=GGUFEndian.BIG)) as file:
+        for kind, data in blocks.items():
+            assert np.array_equal(file.read(kind).numpy(), data)
+
+
+INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.float64]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("endian", [GGUFEndian.LITTLE, GGUFEndian.BIG])
+def test_types_of_plain_numbers(write_gguf, dtype, endian):
+    values = np.arange(-3, 3).reshape(2, 3).astype(dtype)
+    with open_gguf(write_gguf({"t": values.copy()}, endianess=endian)) as file:
+        assert np.array_equal(file.read("t").numpy(), values)
+        assert file.read("t").numpy().dtype == dtype
+        assert torch.equal(file.dequantize("t"), torch.from_numpy(values).float())
+
+
+def test_tensors_without_elements_and_scalars(write_gguf):
+    tensors = {
+        "none": np.zeros((0, 32), np.float32),
+        "no blocks": (np.zeros((0, 18), np.uint8), "Q4_0"),
+        "one": np.float32(3).reshape(()),
+        "a": MATRIX,
+    }
+    with open_gguf(write_gguf(tensors)) as file:
+        assert file.read("none").shape == (0, 32)
+        assert file.read("no blocks").shape == (0, 18)
+        assert float(file.read("one")) == 3
+        assert torch.equal(file.read("a"), torch.from_numpy(MATRIX))
+
+
+def test_offsets_past_four_gibibytes(write_gguf, tmp_path):
+    import struct
+
+    path, far = tmp_path / "large.gguf", 5 << 30
+    table = b"".join(
+        struct.pack("<Q", 1) + name + struct.pack("<IQIQ", 1, 6, 0, offset)
+        for name, offset in ((b"a", 0), (b"b", far))
+    )
+    head = b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + table
+    start = -(-len(head) // 32) * 32
+    with path.open("wb") as file:
+        file.write(head)
+        file.seek(start + far)  # a hole, which takes no room
+        file.write(MATRIX[1].tobytes())
+    for mmap in (True, False):
+        with open_gguf(path, mmap=mmap) as opened:
+            assert torch.equal(opened.read("b"), torch.from_numpy(MATRIX[1]))
+            assert not opened.read("a").any()
+
+
+def test_blocks_stay_when_the_file_is_closed_and_gone(write_gguf, quantized):
+    path = write_gguf({"w": quantized("Q8_0", (8, 64))})
+    with open_gguf(path) as file:
+        weight = file.weight("w")
+    expected = weight.dequantize()
+    path.unlink()
+    assert torch.equal(weight.dequantize(), expected)
+
+
+@pytest.mark.parametrize("name", ["a name with ü.gguf", "UPPER.GGUF", "v1.0-it_Q8.0.gguf"])
+def test_names_of_files(write_gguf, name):
+    path = write_gguf({"a": MATRIX}, name=name)
+    for given in (path, str(path)):
+        with open_gguf(given) as file:
+            assert torch.equal(file.read("a"), torch.from_numpy(MATRIX))
+    with open_checkpoint(path) as file:
+        assert isinstance(file, GgufFile)
+
+
 def test_opening_needs_neither_torch_nor_the_gguf_package(write_gguf):
     path = write_gguf({"a": MATRIX}, every_value)
     code = (

@@ -36,6 +36,33 @@ def test_types_by_number_name_and_enum(sane_blocks):
         assert weight.ggml_type.name == "Q4_K"
 
 
+BLOCKS = torch.zeros(4, 144, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "kind", "shape", "says"),
+    [
+        (BLOCKS, "Q4_Q", None, "no ggml type is called 'Q4_Q'; did you mean"),
+        (BLOCKS, 999, None, "ggml type 999 is unknown"),
+        (BLOCKS, 4, None, "was retired"),
+        (BLOCKS, None, None, "a ggml type by name or number, found None"),
+        (BLOCKS, 12.0, None, "by name or number, found 12.0"),
+        (BLOCKS, True, None, "by name or number, found True"),
+        (BLOCKS, "Q4_K", (4, 255), "255 elements does not fill the blocks of 256"),
+        (BLOCKS, "Q4_K", (5, 256), r"expected blocks of shape \[5, 144\].*found \[4, 144\]"),
+        (BLOCKS, "Q4_K", (1024,), r"expected a shape \(rows, columns\), found \(1024,\)"),
+        (BLOCKS, "Q4_K", 1024, r"expected a shape \(rows, columns\), found 1024"),
+        (BLOCKS.float(), "Q4_K", None, r"as uint8 \[rows, a multiple of 144\], found float32"),
+        (BLOCKS[0], "Q4_K", None, r"as uint8 \[rows, a multiple of 144\], found uint8 \[144\]"),
+        (BLOCKS[:, :-1], "Q4_K", None, "a multiple of 144"),
+        ("blocks", "Q4_K", None, "as a tensor or an array, found str"),
+    ],
+)
+def test_what_makes_no_weight_says_why(blocks, kind, shape, says):
+    with pytest.raises(CheckpointError, match=says):
+        GgufWeight.from_blocks(blocks, kind, shape)
+
+
 def test_rows_are_those_of_the_whole(weight):
     ids = torch.tensor([[3, 0], [5, 3]])
     assert torch.equal(weight.rows(ids), weight.dequantize()[ids])

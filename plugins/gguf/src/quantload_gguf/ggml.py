@@ -6,6 +6,7 @@ numbers are in `gguf.constants.GGML_QUANT_SIZES` (gguf 0.19).
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 from quantload.errors import CheckpointError
@@ -128,15 +129,18 @@ def ggml_type(which: str | int | GgmlType) -> GgmlType:
         close = difflib.get_close_matches(which.upper(), _BY_NAME, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(_BY_NAME)}"
         raise CheckpointError(f"no ggml type is called {which!r}{hint}")
-    found = _BY_NUMBER.get(int(which))
+    if isinstance(which, bool) or not hasattr(which, "__index__"):
+        raise CheckpointError(f"expected a ggml type by name or number, found {which!r}")
+    number = operator.index(which)
+    found = _BY_NUMBER.get(number)
     if found is not None:
         return found
-    if int(which) in RETIRED:
+    if number in RETIRED:
         raise CheckpointError(
-            f"ggml type {int(which)} ({RETIRED[int(which)]}) was retired and no reader has it any "
+            f"ggml type {number} ({RETIRED[number]}) was retired and no reader has it any "
             f"more; quantize the model again"
         )
     raise CheckpointError(
-        f"ggml type {int(which)} is unknown; a newer quantload-gguf may know it: "
+        f"ggml type {number} is unknown; a newer quantload-gguf may know it: "
         f"pip install -U quantload-gguf"
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantload.checkpoint.base import Checkpoint
 from quantload.checkpoint.tensorinfo import ALIGNMENT
-from quantload.errors import QuantloadError
+from quantload.errors import QuantloadError, UnsupportedOperationError
 from quantload_gguf.architectures import architecture_of
 from quantload_gguf.architectures.facts import Facts
 from quantload_gguf.architectures.settings import types_config
@@ -67,6 +67,7 @@ class GgufModel(Checkpoint):
         self.facts = Facts(file)
         self.model_options = self.architecture.options
         self._tensors = {t.name: t for t in _targets(file, self.facts, self.architecture)}
+        _check_types(file)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> GgufModel | GgufFile:
@@ -203,6 +204,20 @@ class GgufModel(Checkpoint):
         buffer = torch.empty(raw.nbytes, dtype=torch.uint8, device="cpu")
         tensor = self.file.read_into(name, buffer, rows=rows)
         return dequantize(tensor, raw.ggml_type) if raw.ggml_type.packed and not packed else tensor
+
+
+def _check_types(file: GgufFile) -> None:
+    """All blocks are of types that hold weights.
+
+    Raises:
+        UnsupportedOperationError: those of a tensor are not; it is named.
+    """
+    for tensor in file.tensors.values():
+        if tensor.ggml_type.packed and not tensor.ggml_type.decodable:
+            raise UnsupportedOperationError(
+                f"{file.path}: tensor {tensor.name} is of the type {tensor.dtype}, which is not "
+                f"decoded; convert the model to another type"
+            )
 
 
 def _targets(file: GgufFile, facts: Facts, architecture: Any) -> Iterator[ModelTensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -179,13 +180,27 @@ class GgufFile(Checkpoint):
     ) -> torch.Tensor:
         """The same, into a buffer; see `Checkpoint.read_into`."""
         found = super().read_into(name, buffer, rows=rows)
-        if self.big_endian:
+        kind = self.info(name).ggml_type
+        if self.big_endian and (not kind.packed or self._swapped):
             import torch
 
             from quantload_gguf.swapping import swap_in_place
 
-            swap_in_place(found.view(-1).view(torch.uint8), self.info(name).ggml_type)
+            swap_in_place(found.view(-1).view(torch.uint8), kind)
         return found
+
+    @cached_property
+    def _swapped(self) -> bool:
+        """Whether blocks are in the byte order of the file, which is big-endian."""
+        import torch
+
+        from quantload_gguf.swapping import blocks_are_swapped
+
+        def raw(tensor: GgufTensor, rows: slice) -> torch.Tensor:
+            buffer = torch.empty(tensor.nbytes, dtype=torch.uint8, device="cpu")
+            return Checkpoint.read_into(self, tensor.name, buffer, rows=rows)
+
+        return blocks_are_swapped(self.tensors.values(), raw)
 
     def weight(self, name: str, dtype: torch.dtype | None = None) -> GgufWeight:
         """A tensor as a packed weight, over the mapped blocks where it can be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -66,14 +67,21 @@ class GgufWeight(PackedWeight):
             UnsupportedOperationError: the type holds no weights.
         """
         kind = _weight_type(ggml_type)
-        blocks = torch.as_tensor(blocks)
+        if not isinstance(blocks, Tensor):
+            try:
+                blocks = torch.as_tensor(blocks)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"expected blocks of {kind.name} as a tensor or an array, found "
+                    f"{type(blocks).__name__}"
+                ) from error
         if blocks.dtype != torch.uint8 or blocks.dim() < 2 or blocks.shape[-1] % kind.nbytes:
             raise CheckpointError(
                 f"expected blocks of {kind.name} as uint8 [rows, a multiple of {kind.nbytes}], "
                 f"found {str(blocks.dtype).removeprefix('torch.')} {list(blocks.shape)}"
             )
         columns = blocks.shape[-1] // kind.nbytes * kind.elements
-        logical = tuple(shape) if shape is not None else (*blocks.shape[:-1], columns)
+        logical = _shape(shape) if shape is not None else (*blocks.shape[:-1], columns)
         stored = (*logical[:-1], kind.row_bytes(logical[-1]))
         if tuple(blocks.shape) != stored:
             raise CheckpointError(
@@ -158,6 +166,16 @@ class GgufWeight(PackedWeight):
     def extra_repr(self) -> str:
         """For `print(model)`."""
         return f"{self.ggml_type.name}, {super().extra_repr()}"
+
+
+def _shape(given: Sequence[int]) -> tuple[int, ...]:
+    try:
+        found = tuple(operator.index(size) for size in given)
+    except TypeError:
+        found = ()
+    if len(found) < 2:
+        raise CheckpointError(f"expected a shape (rows, columns), found {given!r}")
+    return found
 
 
 def _weight_type(which: str | int | GgmlType) -> GgmlType:

@@ -24,8 +24,8 @@ def _layers(
         attention: query, key, value, output, and the norm after them.
         mlp: first and second matrix, and the norm after them.
     """
-    names = ("attn_q", "attn_k", "attn_v", "attn_output", "attn_output_norm")
-    names += ("ffn_up", "ffn_down", "layer_output_norm")
+    names = [f"attn_{part}" for part in ("q", "k", "v", "output", "output_norm")]
+    names += ["ffn_up", "ffn_down", "layer_output_norm"]
     return tuple(
         rule(f"{layer}.{module}", f"blk.{{i}}.{name}")
         for module, name in zip((*attention, *mlp), names, strict=True)

@@ -103,8 +103,9 @@ class Vocabulary:
         if name == "unknown" and TokenType.UNKNOWN in self.types:
             return self.types.index(TokenType.UNKNOWN)
         number = _USUAL.get(self.model, {}).get(name)
-        known = number is not None and number < len(self.types)
-        return number if known and self.types[number] == TokenType.CONTROL else None
+        if number is None or number >= len(self.types):
+            return None
+        return number if self.types[number] == TokenType.CONTROL else None
 
     def numbered(self) -> list[tuple[int, str, int]]:
         """Number, text and type of every token that is one.
