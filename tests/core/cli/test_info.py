@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from quantload.registry.requirements import check_requirement
 from quantload.testing import fake_distribution
 
 
@@ -15,7 +16,7 @@ def needs(answer):
 
 def test_a_float_checkpoint(run, run_json, demo_model):
     code, answer = run_json("info", demo_model)
-    assert code == 0
+    assert code == (0 if check_requirement("transformers>=5") else 1)  # the core may be alone
     assert answer["architecture"] == "LlamaForCausalLM"
     assert answer["method"] == ""
     assert answer["parameters"] > 4_000_000

@@ -69,6 +69,9 @@ class TestConfig(ConfigSuite):
         {"bits": 4, "version": "exllama", "exllama_config": {"version": 2}, "do_fuse": True},
         {"bits": 8, "sym": True, "desc_act": False, "pack_dtype": "int32", "another_key": 1},
         {"bits": 4, "zero_point": None, "version": None, "modules_to_not_convert": None},
+        {"bits": 8, "version": "marlin", "zero_point": True, "modules_to_not_convert": "lm_head"},
+        {"version": "marlin", "zero_point": None, "meta": "by hand", "do_fuse": "no"},
+        {"dynamic": {"-:.*k_proj": {}, r".*\.0\.": {"w_bit": 8, "sym": True}}, "method": "awq"},
     )
     nonsense = (
         {"bits": 9},
@@ -76,6 +79,8 @@ class TestConfig(ConfigSuite):
         {"bits": 4, "w_bit": 3},
         {"group_size": 0},
         {"version": "gemmm"},
-        {"version": "marlin", "zero_point": True},
-        {"modules_to_not_convert": "lm_head"},
+        {"modules_to_not_convert": 3},
+        {"dynamic": {"a": {"bits": 16}}},
+        {"dynamic": {"a": {"sym": "yes"}}},
+        {"dynamic": {"+:([": {}}},
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantload import AutoHfQuantizer, CheckpointError
+from quantload import AutoHfQuantizer, CheckpointError, ConfigError
 from quantload.plugin import ModuleSpec
 from quantload.quantizers.spec import Header
 from quantload_awq import AwqQuantizer, ScaledActivation
@@ -86,3 +86,26 @@ def test_a_scaled_activation_divides_in_the_dtype_of_its_input() -> None:
 def test_scales_of_an_activation_that_are_no_floats_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"mlp\.act\.scales: dtype I32"):
         quantizer().claims({"mlp.act.scales": Header("I32", (4,), 16)})
+
+
+@pytest.mark.parametrize("config", [{"bits": 8}, {"bits": 4, "zero_point": True}])
+def test_marlin_is_not_made_with_what_it_does_not_have(config: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="4 bits and no zero-points"):
+        quantizer(version="marlin", **config)
+
+
+def test_overrides_count_where_layers_are_made() -> None:
+    dynamic = {"-:b": {}, "a": {"bits": 8, "group_size": 64, "sym": True}}
+    made = quantizer(dynamic=dynamic)
+    model = nn.ModuleDict({name: nn.Linear(64, 64) for name in "abc"})
+    found = made.targets(model)
+    assert list(found) == ["a", "c"]
+    weights = {name: made.quantize(found[name], model[name].weight) for name in found}
+    assert {n: (w.bits, w.group_size, w.symmetric) for n, w in weights.items()} == {
+        "a": (8, 64, True),
+        "c": (4, 32, False),
+    }
+    reader = AutoHfQuantizer.from_config(made.quantization_config)
+    for name, weight in weights.items():
+        again = reader.pack(name, made.unpack(name, weight))
+        assert torch.equal(again.dequantize(torch.float32), weight.dequantize(torch.float32))

@@ -95,3 +95,22 @@ def test_gemm_that_says_no_zero_points_and_has_them_is_read_with_them() -> None:
     weight = quantizer.pack("layer", case.tensors)
     assert torch.equal(weight.dequantize(torch.float32), case.weight())
     same_bytes(quantizer.unpack("layer", weight), case.tensors)
+
+
+@pytest.mark.parametrize("name", ["awq_gemm_8bit", "awq_gemm_4bit", "awq_gemm_4bit_rows"])
+def test_the_label_marlin_of_gptqmodel_stands_for_gemm_tensors(name: str) -> None:
+    case = ALL[name]
+    quantizer = AutoHfQuantizer.from_config({**case.config, "version": "marlin"})
+    weight = quantizer.pack("layer", case.tensors)
+    assert torch.equal(weight.dequantize(torch.float32), case.weight())
+    same_bytes(quantizer.unpack("layer", weight), case.tensors)
+
+
+def test_overrides_of_one_module_count_for_it() -> None:
+    small, wide = ALL["awq_gemm_4bit"], ALL["awq_gemm_8bit"]
+    raw = {**small.config, "dynamic": {r"+:.*\.1\.": {"bits": 8}}}
+    quantizer = AutoHfQuantizer.from_config(raw)
+    for name, case in (("layers.0.q", small), ("layers.1.q", wide)):
+        weight = quantizer.pack(name, case.tensors)
+        assert torch.equal(weight.dequantize(torch.float32), case.weight())
+        same_bytes(quantizer.unpack(name, weight), case.tensors)

@@ -46,6 +46,7 @@ CHANGES: list[tuple[str, str, Callable[[Tensor], Tensor | None], str]] = [
     ("awq_gemv_64", "qzeros", lambda t: t[:, :1], "scales: shape"),
     ("awq_gemv_fast_64", "qzeros", lambda t: None, "qzeros missing"),
     ("awq_gemv_fast_64", "qzeros", lambda t: t[:-1], "qzeros: shape"),
+    ("awq_gemv_fast_64", "qzeros", lambda t: t * NAN, "qzeros: 256 of 256 values are NaN"),
     ("awq_gemv_fast_64", "qweight", lambda t: t[:, :-1], "multiples of 64"),
     ("awq_llm_awq_64", "scaled_zeros", lambda t: t.float(), "scaled_zeros: dtype F32"),
     ("awq_marlin_128", "scales", lambda t: t[:, :-1], "qweight: shape"),
@@ -61,7 +62,10 @@ def test_a_damaged_tensor(
 
 def test_bits_that_contradict_the_shapes_are_named_with_those_that_fit() -> None:
     refused("awq_gemm_4bit", {}, "the shapes are those of 4 bits", bits=8)
-    refused("awq_marlin_128", {}, "Marlin layers have 4 bits", bits=3, version="gemm")
+    for name in ("awq_marlin_128", "awq_gemv_64", "awq_gemv_fast_64"):
+        refused(
+            name, {}, "layout have 4 bits, the quantization config says 3", bits=3, version="gemm"
+        )
 
 
 @pytest.mark.parametrize("name", ["awq_gemv_64", "awq_gemv_fast_64"])

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from quantload import AutoHfQuantizer, AutoQuantizationConfig, ConfigError, GPTQConfig
-from quantload_gptq.overrides import override_for, parameters_for
+from quantload.quantizers.overrides import override_for
+from quantload_gptq.overrides import parameters_for
 
 
 @pytest.mark.parametrize(
@@ -46,9 +47,33 @@ def test_old_names_of_bits_and_group_size(key: str) -> None:
     assert (config.bits, config.group_size) == (3, 64)
 
 
+def test_the_name_that_gptq_for_llama_has_for_group_size() -> None:
+    assert AutoQuantizationConfig.from_dict({"wbits": 4, "groupsize": 64}).group_size == 64
+
+
+@pytest.mark.parametrize("key", ["method", "quant_method"])
+def test_the_method_is_found_under_both_of_its_names(key: str) -> None:
+    config = AutoQuantizationConfig.from_dict({key: "gptq", "bits": 4, "format": "gptq_v2"})
+    assert isinstance(config, GPTQConfig)
+    assert config.checkpoint_format == "gptq_v2"
+
+
+def test_what_has_no_effect_on_reading_never_refuses_a_checkpoint() -> None:
+    inert = sorted(GPTQConfig.inert_fields() | GPTQConfig.loading_fields())
+    inert.remove("modules_in_block_to_quantize")  # the layers to quantize are chosen by these
+    inert.remove("block_name_to_quantize")
+    for junk in ("text", 3, 2.5, True, [1], {"a": None}):
+        raw = {"quant_method": "gptq", "bits": 4, **dict.fromkeys(inert, junk)}
+        config = AutoHfQuantizer.from_config(raw).quantization_config
+        written = config.to_dict()
+        assert {key: written[key] for key in inert} == dict.fromkeys(inert, junk)
+
+
 def test_zero_point_is_the_opposite_of_sym() -> None:
     assert GPTQConfig.from_dict({"bits": 4, "zero_point": True}).sym is False
     assert GPTQConfig.from_dict({"bits": 4, "zero_point": True, "sym": True}).sym is True
+    assert GPTQConfig.from_dict({"bits": 4, "zero_point": True, "sym": None}).sym is False
+    assert GPTQConfig.from_dict({"bits": 4, "zero_point": None}).sym is True
 
 
 def test_a_config_object_of_transformers_is_taken() -> None:
@@ -97,7 +122,10 @@ DYNAMIC = {
     [
         ("model.layers.0.attn.k_proj", None),
         ("model.layers.0.attn.q_proj", {"bits": 8, "group_size": 64}),
-        ("model.layers.1.attn.q_proj", {"bits": 2, "sym": False, "format": "gptq_v2"}),
+        (
+            "model.layers.1.attn.q_proj",
+            {"w_bit": 2, "sym": False, "checkpoint_format": "gptq_v2"},
+        ),
         ("model.layers.2.attn.q_proj", {"bits": 3}),
         ("model.layers.2.attn.v_proj", {}),
         ("other.model.layers.1.x", {}),
@@ -114,6 +142,14 @@ def test_overrides_replace_the_parameters_of_one_module() -> None:
     said = parameters_for(config, "model.layers.1.attn.q_proj")
     assert (said.bits, said.group_size, said.sym, said.format) == (2, 128, False, "gptq_v2")
     assert parameters_for(config, "model.layers.0.attn.k_proj").bits == 4
+
+
+def test_overrides_are_spelled_as_the_config_is() -> None:
+    dynamic = {"a": {"format": "GPTQ_V2", "pack_dtype": "torch.int8"}, "b": None}
+    config = GPTQConfig(bits=4, dynamic=dynamic)
+    said = parameters_for(config, "a")
+    assert (said.format, said.pack_dtype) == ("gptq_v2", "int8")
+    assert parameters_for(config, "b").format == "gptq"
 
 
 @pytest.mark.parametrize("bits", [5, 6, 7])

@@ -121,3 +121,13 @@ def test_awq_tensors_are_refused_with_the_right_method() -> None:
     quantizer = AutoHfQuantizer.from_config({"quant_method": "gptq", "bits": 4, "group_size": 32})
     with pytest.raises(CheckpointError, match="quant_method should be 'awq'"):
         quantizer.pack("layer", case.tensors)
+
+
+@pytest.mark.parametrize("name", ["gptq_v1_8bit_sym", "gptq_v1_2bit_sym"])
+def test_the_label_marlin_does_not_refuse_other_widths_in_plain_tensors(name: str) -> None:
+    """GPTQModel gives that name to layers of 8 bits, too, and stores none of them packed for it."""
+    case = cases("gptq")[name]
+    quantizer = AutoHfQuantizer.from_config({**case.config, "checkpoint_format": "marlin"})
+    read = quantizer.pack("layer", case.tensors)
+    assert torch.equal(read.dequantize(torch.float32), case.weight())
+    same_bytes(quantizer.unpack("layer", read), case.tensors)

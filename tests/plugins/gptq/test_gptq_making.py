@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantload import AutoHfQuantizer, CheckpointError
+from quantload import AutoHfQuantizer, CheckpointError, ConfigError
 from quantload.plugin import ModuleSpec
 from quantload.weights.affine import rtn
 from quantload_gptq import GPTQConfig, GPTQQuantizer
@@ -76,7 +76,7 @@ def test_groups_of_one_sign_and_of_zeros(layout: str) -> None:
 
 
 def test_version_1_never_gets_a_zero_point_of_0() -> None:
-    made = quantizer(sym=False)
+    made = quantizer(sym=False, checkpoint_format="gptq")
     spec = ModuleSpec("layer", shape=(32, 32), dtype=torch.float32)
     packed = made.quantize(spec, torch.rand(32, 32))
     assert int(packed.zero_points().min()) == 1
@@ -183,3 +183,32 @@ def test_marlin_takes_only_what_its_kernel_runs() -> None:
 def test_a_config_class_makes_the_same_quantizer() -> None:
     made = AutoHfQuantizer.from_config(GPTQConfig(bits=4, group_size=32), pre_quantized=False)
     assert made.quantization_config == quantizer().quantization_config
+
+
+@pytest.mark.parametrize(
+    ("config", "written"),
+    [
+        ({"sym": True}, "gptq"),
+        ({"sym": False}, "gptq_v2"),
+        ({"sym": False, "checkpoint_format": "gptq"}, "gptq"),
+        ({"sym": False, "checkpoint_format": "gptq_p"}, "gptq_p"),
+        ({"bits": 6}, "gptq_p"),
+        ({"dynamic": {"a": {"bits": 5}}}, "gptq_p"),
+        ({"dynamic": {"a": {"bits": 8}, "-:b": None}}, "gptq"),
+    ],
+)
+def test_the_layout_that_is_written_is_one_that_other_readers_take(
+    config: dict[str, object], written: str
+) -> None:
+    """GPTQModel reads asymmetric version-1 files of its own only, and takes any config with a
+    planar width, if only of one module, for one of the planar layout."""
+    made = quantizer(**config)
+    assert made.quantization_config.checkpoint_format == written
+    again = AutoHfQuantizer.from_config(made.quantization_config, pre_quantized=False)
+    assert again.quantization_config.checkpoint_format == written
+
+
+@pytest.mark.parametrize("config", [{"bits": 3}, {"bits": 4, "sym": False}])
+def test_marlin_is_not_made_with_what_it_does_not_have(config: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="4 bits and no zero-points"):
+        quantizer(checkpoint_format="marlin", **config)

@@ -54,12 +54,16 @@ def as_dict(config: object) -> dict[str, Any]:
 def method_of(raw: Mapping[str, Any]) -> str:
     """The method a config dict is for: its `quant_method`, else the owner of its keys.
 
+    Newer writers call it `method`, which counts where nothing else tells.
+
     Raises:
         UnknownMethodError: it names none and no installed plugin owns its keys.
     """
     method = raw.get("quant_method")
     if method is None:
         method = registry.method_for_keys(raw)
+    if method is None:
+        method = raw.get("method")
     if method is None:
         raise UnknownMethodError(_no_method(raw))
     if not isinstance(method, str):

@@ -168,9 +168,13 @@ class WeightQuantizer(HfQuantizer):
         return self.pack_weight(known, own)
 
     def unpack(self, spec: ModuleSpec | str, weight: PackedWeight) -> dict[str, Tensor]:
-        """The checkpoint tensors of one module, in canonical storage whatever the kernel."""
+        """The checkpoint tensors of one module, in canonical storage whatever the kernel.
+
+        All are contiguous, with the strides of a tensor that was read from a file.
+        """
         known = ModuleSpec(spec, shape=tuple(weight.shape)) if isinstance(spec, str) else spec
-        return self.unpack_weight(known, weight.canonical())
+        tensors = self.unpack_weight(known, weight.canonical())
+        return {name: _in_order(tensor) for name, tensor in tensors.items()}
 
     # -- the verbs of the loader, said with the above ----------------------------------
 
@@ -213,3 +217,8 @@ class WeightQuantizer(HfQuantizer):
         from quantload.modules import dequantize_hosts
 
         return dequantize_hosts(model, dtype)
+
+
+def _in_order(tensor: Tensor) -> Tensor:
+    """The tensor, contiguous; a dimension of size 1 may have any stride and count as that."""
+    return tensor.reshape(-1).view(tensor.shape) if tensor.is_contiguous() else tensor.contiguous()

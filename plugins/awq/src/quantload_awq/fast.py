@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantload.weights.affine import AffineWeight
+from quantload.weights.affine.checks import check_scales
 from quantload.weights.affine.interleave import rows_from_fast, rows_to_fast
 from quantload.weights.affine.planes import pack_planes
 from quantload_awq.headers import Found, padded_words
@@ -25,11 +26,12 @@ def read(name: str, tensors: Mapping[str, Tensor], found: Found, bits: int) -> d
     """The parts of a weight.
 
     Raises:
-        CheckpointError: the scales show another number of groups.
+        CheckpointError: the scales show another number of groups, or an offset is no number.
     """
     assert found.zeros is not None
     scales, offsets = tensors["scales"].T, tensors[found.zeros].T
     check_padding(f"{name}.scales", scales, found.groups)
+    check_scales(f"{name}.{found.zeros}", offsets)
     padding = bool(offsets[:, found.groups :].any())
     return {
         "codes": pack_planes(rows_from_fast(tensors["qweight"]), bits),

@@ -128,6 +128,7 @@ def _gemm(where: str, found: Mapping[str, TensorHeader], config: AwqConfig) -> F
 
 
 def _gemv(where: str, found: Mapping[str, TensorHeader], config: AwqConfig) -> Found:
+    _check_bits(where, "gemv", config)
     rows, words = found["qweight"].shape
     columns = words * _PER_WORD
     groups = _groups(where, columns, config)
@@ -140,6 +141,7 @@ def _gemv(where: str, found: Mapping[str, TensorHeader], config: AwqConfig) -> F
 
 
 def _fast(where: str, found: Mapping[str, TensorHeader], config: AwqConfig) -> Found:
+    _check_bits(where, "gemv_fast", config)
     zeros = "scaled_zeros" if "scaled_zeros" in found else "qzeros"
     require(where, found, ("qweight", zeros, "scales"), "AWQ gemv_fast")
     quads, columns = found["qweight"].shape
@@ -159,19 +161,23 @@ def _fast(where: str, found: Mapping[str, TensorHeader], config: AwqConfig) -> F
 
 
 def _marlin(where: str, found: Mapping[str, TensorHeader], config: AwqConfig) -> Found:
+    _check_bits(where, "marlin", config)
     groups, rows = found["scales"].shape
     columns = found["qweight"].shape[0] * 16
-    if config.bits != 4:
-        raise CheckpointError(
-            f"{where}.qweight: Marlin layers have 4 bits, the quantization config says "
-            f"{config.bits}"
-        )
     if rows % 64 or columns % groups:
         raise CheckpointError(
             f"{where}.scales: shape {[groups, rows]} does not fit {columns} input columns: rows "
             f"come in multiples of 64, and groups are equal"
         )
     return Found("marlin", rows, columns, groups, None)
+
+
+def _check_bits(where: str, layout: str, config: AwqConfig) -> None:
+    if config.bits != 4:
+        raise CheckpointError(
+            f"{where}.qweight: layers of the {layout} layout have 4 bits, the quantization config "
+            f"says {config.bits}; mend `bits` there"
+        )
 
 
 def _groups(where: str, columns: int, config: AwqConfig) -> int:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from quantload.plugin import (
     CheckpointError,
+    ConfigError,
     ModuleSpec,
     UnsupportedOperationError,
     WeightQuantizer,
 )
+from quantload.quantizers.overrides import override_for
 from quantload.quantizers.spec import Header
 from quantload.quantizers.targets import matches, quantizable_modules
 from quantload.weights.affine import AffineWeight
@@ -23,7 +25,7 @@ from quantload.weights.affine.headers import by_module
 from quantload.weights.affine.rtn import round_to_nearest
 from quantload_awq import layout
 from quantload_awq.activation import ScaledActivation
-from quantload_awq.config import AwqConfig
+from quantload_awq.config import AwqConfig, override_fields
 from quantload_awq.expressible import misfits
 from quantload_awq.headers import DTYPES, LEAVES, read_headers
 
@@ -41,6 +43,9 @@ class AwqQuantizer(WeightQuantizer):
     Args:
         quantization_config: the config.
         **kwargs: see `HfQuantizer`.
+
+    Raises:
+        ConfigError: a float model is to be quantized for Marlin, which has no such layers.
     """
 
     quantization_config: AwqConfig
@@ -48,6 +53,8 @@ class AwqQuantizer(WeightQuantizer):
     def __init__(self, quantization_config: AwqConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._told: set[str] = set()
+        if not self.pre_quantized and quantization_config.version == "marlin":
+            _check_marlin(quantization_config)
 
     # -- reading -------------------------------------------------------------------
 
@@ -63,19 +70,33 @@ class AwqQuantizer(WeightQuantizer):
                 check_dtype(f"{name}.scales", own["scales"], FLOATS)
                 found[name] = ModuleSpec(name, "wrapper", tensors=own)
                 continue
-            shape = read_headers(name, own, config)
+            mine = self._config_for(name)
+            shape = read_headers(name, own, mine)
             if shape.layout != config.version:
                 self._note(shape.layout)
             params = {
-                "bits": config.bits,
+                "bits": mine.bits,
                 "group_size": shape.group_size,
-                "zero_point": config.zero_point,
+                "zero_point": mine.zero_point,
                 "version": shape.layout,
             }
             logical = (shape.rows, shape.columns)
             found[name] = ModuleSpec(name, shape=logical, tensors=own, params=params)
         self._compare_with_skips(found)
         return found
+
+    def _config_for(self, module: ModuleSpec | str) -> AwqConfig:
+        """The config of one module, after the overrides in `dynamic`."""
+        config = self.quantization_config
+        if not config.dynamic:
+            return config
+        if isinstance(module, ModuleSpec) and "bits" in module.params:
+            # a claim went by the name in the checkpoint; the model may have another
+            changes = override_fields(module.params)
+        else:
+            name = module if isinstance(module, str) else module.name
+            changes = override_fields(override_for(config.dynamic, name) or {})
+        return config.replace(**changes) if changes else config
 
     def _note(self, shown: str) -> None:
         if shown not in self._told:
@@ -100,12 +121,12 @@ class AwqQuantizer(WeightQuantizer):
     def empty(self, spec: ModuleSpec) -> PackedWeight:
         """See `WeightQuantizer.empty`."""
         dtype = spec.dtype or torch.float16
-        return layout.empty(spec, spec.tensors, self.quantization_config, dtype)
+        return layout.empty(spec, spec.tensors, self._config_for(spec), dtype)
 
     def pack_weight(self, spec: ModuleSpec, tensors: Mapping[str, Tensor]) -> PackedWeight:
         """See `WeightQuantizer.pack_weight`."""
         headers = {name: Header.of(tensor) for name, tensor in tensors.items()}
-        return layout.read(spec, headers, tensors, self.quantization_config)
+        return layout.read(spec, headers, tensors, self._config_for(spec))
 
     def unpack_weight(self, spec: ModuleSpec, weight: PackedWeight) -> dict[str, Tensor]:
         """See `WeightQuantizer.unpack_weight`.
@@ -119,7 +140,7 @@ class AwqQuantizer(WeightQuantizer):
             raise UnsupportedOperationError(
                 f"{spec.name}: a {type(weight).__name__} cannot be written as an AWQ layer"
             )
-        return layout.write(spec.name, weight, self.quantization_config)
+        return layout.write(spec.name, weight, self._config_for(spec))
 
     def wrap(self, spec: ModuleSpec, module: nn.Module) -> nn.Module:
         """The activation with its scales; see `WeightQuantizer.wrap`."""
@@ -131,17 +152,20 @@ class AwqQuantizer(WeightQuantizer):
     def targets(self, model: nn.Module) -> dict[str, ModuleSpec]:
         """The layers to quantize; see `WeightQuantizer.targets`.
 
-        Those whose shapes the layout does not have stay float, and are written into
-        `modules_to_not_convert`.
+        Those that `dynamic` skips stay float. Those whose shapes the layout does not have
+        do, too, and are written into `modules_to_not_convert`.
         """
         config = self.quantization_config
         skip = [*(config.modules_to_not_convert or []), *self.modules_to_not_convert]
         found, left = {}, []
         for name, spec in quantizable_modules(model, skip).items():
             assert spec.shape is not None
+            if override_for(config.dynamic, name) is None:
+                continue
             rows, columns = spec.shape
-            size = columns if config.group_size == -1 else config.group_size
-            if misfits(config.version, config.bits, rows, columns, size):
+            mine = self._config_for(name)
+            size = columns if mine.group_size == -1 else mine.group_size
+            if misfits(mine.version, mine.bits, rows, columns, size):
                 left.append(name)
             else:
                 found[name] = spec
@@ -166,7 +190,7 @@ class AwqQuantizer(WeightQuantizer):
             CheckpointError: the weight holds NaN or infinite values.
             UnsupportedOperationError: the layout has no such shape.
         """
-        config = self.quantization_config
+        config = self._config_for(spec)
         rows, columns = weight.shape
         size = columns if config.group_size == -1 else config.group_size
         reasons = misfits(config.version, config.bits, rows, columns, size)
@@ -197,3 +221,14 @@ class AwqQuantizer(WeightQuantizer):
     def is_compileable(self) -> bool:
         """The reference is plain torch, and kernels are registered operators."""
         return True
+
+
+def _check_marlin(config: AwqConfig) -> None:
+    if config.bits != 4 or config.zero_point:
+        raise ConfigError(
+            f"AwqConfig: the marlin layout has 4 bits and no zero-points, found bits="
+            f"{config.bits} and zero_point={config.zero_point}",
+            field="version",
+            value="marlin",
+            allowed="'gemm', or bits=4 and zero_point=false",
+        )

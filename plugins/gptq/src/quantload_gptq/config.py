@@ -7,18 +7,15 @@ import logging
 from typing import Any, ClassVar
 
 from quantload.plugin import ConfigError, QuantizationConfig, option
-from quantload_gptq.overrides import check_dynamic
+from quantload_gptq.overrides import FORMATS, WORDS, check_dynamic
 
 logger = logging.getLogger("quantload.gptq")
-
-FORMATS = ("gptq", "gptq_v2", "gptq_p", "marlin")
-PLANAR_ONLY = (5, 6, 7)
-"""Widths that no layout but `gptq_p` has."""
 
 _SYNONYMS = {
     "w_bit": "bits",
     "wbits": "bits",
     "q_group_size": "group_size",
+    "groupsize": "group_size",
 }
 _FORMAT_KEYS = ("checkpoint_format", "format", "version")
 _FORMAT_OF_METHOD = {name: name for name in FORMATS if name != "gptq"}
@@ -34,7 +31,7 @@ class GPTQConfig(QuantizationConfig):
     `cache_block_outputs`, `module_name_preceding_first_block`, `model_name_or_path`,
     `model_file_base_name`, `meta`. Choices of kernels of other libraries, without effect
     here: `backend`, `max_input_length`, `use_exllama`, `disable_exllama`,
-    `exllama_config`, `use_cuda_fp16`.
+    `exllama_config`, `use_cuda_fp16`. Whatever stands in one of these is kept as it is.
 
     Attributes:
         bits: bits of a weight, 2 to 8.
@@ -66,39 +63,38 @@ class GPTQConfig(QuantizationConfig):
     desc_act: bool = False
     sym: bool = True
     checkpoint_format: str = option("gptq", choices=FORMATS)
-    pack_dtype: str = option("int32", choices=("int32", "int16", "int8"))
+    pack_dtype: str = option("int32", choices=WORDS)
     lm_head: bool = False
     dynamic: dict[str, Any] | None = None
     modules_in_block_to_quantize: list[Any] | None = option(None, inert=True)
     block_name_to_quantize: str | None = option(None, inert=True)
-    module_name_preceding_first_block: list[str] | None = option(None, inert=True)
-    static_groups: bool | None = option(None, inert=True)
-    true_sequential: bool = option(True, inert=True)
-    damp_percent: float = option(0.1, inert=True)
-    damp_auto_increment: float | None = option(None, inert=True)
-    mse: float | None = option(None, inert=True)
-    act_group_aware: bool | None = option(None, inert=True)
+    rotation: str | None = None
+    module_name_preceding_first_block: Any = option(None, inert=True)
+    static_groups: Any = option(None, inert=True)
+    true_sequential: Any = option(True, inert=True)
+    damp_percent: Any = option(0.1, inert=True)
+    damp_auto_increment: Any = option(None, inert=True)
+    mse: Any = option(None, inert=True)
+    act_group_aware: Any = option(None, inert=True)
     dataset: Any = option(None, inert=True)
     tokenizer: Any = option(None, inert=True)
-    model_seqlen: int | None = option(None, inert=True)
-    batch_size: int | None = option(None, inert=True)
-    pad_token_id: int | None = option(None, inert=True)
-    cache_block_outputs: bool | None = option(None, inert=True)
-    model_name_or_path: str | None = option(None, inert=True)
-    model_file_base_name: str | None = option(None, inert=True)
-    meta: dict[str, Any] | None = option(None, inert=True)
-    rotation: str | None = None
+    model_seqlen: Any = option(None, inert=True)
+    batch_size: Any = option(None, inert=True)
+    pad_token_id: Any = option(None, inert=True)
+    cache_block_outputs: Any = option(None, inert=True)
+    model_name_or_path: Any = option(None, inert=True)
+    model_file_base_name: Any = option(None, inert=True)
+    meta: Any = option(None, inert=True)
     adapter: Any = option(None, inert=True)
-    backend: str | None = option(None, loading=True)
-    max_input_length: int | None = option(None, loading=True)
-    use_exllama: bool | None = option(None, loading=True)
-    disable_exllama: bool | None = option(None, loading=True)
-    exllama_config: dict[str, Any] | None = option(None, loading=True)
-    use_cuda_fp16: bool | None = option(None, loading=True)
+    backend: Any = option(None, loading=True)
+    max_input_length: Any = option(None, loading=True)
+    use_exllama: Any = option(None, loading=True)
+    disable_exllama: Any = option(None, loading=True)
+    exllama_config: Any = option(None, loading=True)
+    use_cuda_fp16: Any = option(None, loading=True)
 
     def check(self) -> None:
-        """Refuse formats that do not have the width, and overrides that mean nothing."""
-        check_format("GPTQConfig", self.checkpoint_format, self.bits, self.sym)
+        """Refuse overrides that mean nothing."""
         check_dynamic(self.dynamic)
 
     @property
@@ -120,11 +116,12 @@ class GPTQConfig(QuantizationConfig):
         fields["checkpoint_format"] = _format_in(fields)
         if "zero_point" in fields:
             zero_point = fields.pop("zero_point")
-            fields.setdefault("sym", not zero_point)
+            if fields.get("sym") is None and zero_point is not None:
+                fields["sym"] = not zero_point
         if fields.get("group_size", 0) is None:
             fields["group_size"] = -1
         if isinstance(fields.get("pack_dtype"), str):
-            fields["pack_dtype"] = fields["pack_dtype"].removeprefix("torch.")
+            fields["pack_dtype"] = fields["pack_dtype"].lower().removeprefix("torch.")
         for key in _DEFAULT_WHERE_NULL:
             if fields.get(key, 0) is None:
                 del fields[key]
@@ -183,19 +180,3 @@ def _format_in(fields: dict[str, Any]) -> str | None:
             allowed="one of " + ", ".join(map(repr, FORMATS)),
         )
     return found[0][1]
-
-
-def check_format(where: str, layout: str, bits: int, sym: bool) -> None:
-    """Refuse a layout that does not exist in a width.
-
-    Raises:
-        ConfigError: Marlin with other than 4 bits or with zero-points.
-    """
-    if layout == "marlin" and (bits != 4 or not sym):
-        raise ConfigError(
-            f"{where}: the marlin layout has 4 bits and no zero-points, found bits={bits} and "
-            f"sym={sym}",
-            field="checkpoint_format",
-            value=layout,
-            allowed="'gptq' or 'gptq_v2', or bits=4 and sym=true",
-        )

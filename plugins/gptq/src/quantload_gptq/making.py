@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from quantload.plugin import ConfigError
-from quantload_gptq.config import PLANAR_ONLY
+from quantload_gptq.overrides import PLANAR_ONLY
 
 if TYPE_CHECKING:
     from quantload_gptq.config import GPTQConfig
@@ -18,18 +18,48 @@ _MAKER = "quantload"
 
 
 def config_for_making(config: GPTQConfig) -> GPTQConfig:
-    """The config as it describes what rounding to nearest makes."""
-    changes: dict[str, object] = {"meta": {**(config.meta or {}), "quantizer": [_maker()]}}
+    """The config as it describes what rounding to nearest makes.
+
+    Raises:
+        ConfigError: Marlin with other than 4 bits or with zero-points.
+    """
+    meta = config.meta if isinstance(config.meta, dict) else {}
+    changes: dict[str, object] = {"meta": {**meta, "quantizer": [_maker()]}}
     if config.desc_act:
         logger.warning(
             "desc_act orders columns by their activations, and rounding to nearest sees none: "
             "the columns keep their order, and desc_act=false is written"
         )
         changes["desc_act"] = False
-    if config.bits in PLANAR_ONLY and config.checkpoint_format != "gptq_p":
-        logger.info("%d-bit GPTQ exists as gptq_p only; that is written", config.bits)
-        changes["checkpoint_format"] = "gptq_p"
+    changes["checkpoint_format"] = _format_to_make(config)
     return config.replace(**changes)
+
+
+def _format_to_make(config: GPTQConfig) -> str:
+    asked = config.checkpoint_format
+    if asked == "marlin" and (config.bits != 4 or not config.sym):
+        raise ConfigError(
+            f"GPTQConfig: the marlin layout has 4 bits and no zero-points, found bits="
+            f"{config.bits} and sym={config.sym}",
+            field="checkpoint_format",
+            value=asked,
+            allowed="'gptq' or 'gptq_v2', or bits=4 and sym=true",
+        )
+    # GPTQModel takes a config with such a width anywhere for one of the planar layout
+    overrides = [changes or {} for changes in (config.dynamic or {}).values()]
+    widths = {config.bits, *(o.get("bits", o.get("w_bit")) for o in overrides)}
+    if widths & set(PLANAR_ONLY) and asked != "gptq_p":
+        logger.info("codes of 5, 6 or 7 bits exist as gptq_p only; that is written")
+        return "gptq_p"
+    if config.sym or asked != "gptq":
+        return asked
+    if "checkpoint_format" not in config.given():
+        return "gptq_v2"
+    logger.warning(
+        "asymmetric layers are written as gptq (version 1), as asked for; GPTQModel takes such "
+        "files from itself alone, and takes checkpoint_format='gptq_v2' from all"
+    )
+    return asked
 
 
 def _maker() -> str:
@@ -63,8 +93,8 @@ def warn_about(config: GPTQConfig, pre_quantized: bool) -> None:
 
 
 def _old(config: GPTQConfig) -> bool:
-    makers = (config.meta or {}).get("quantizer") or []
-    for maker in [makers] if isinstance(makers, str) else makers:
+    makers = config.meta.get("quantizer") if isinstance(config.meta, dict) else None
+    for maker in makers if isinstance(makers, list) else [makers]:
         found = re.match(r"gptqmodel:(\d+)\.(\d+)", str(maker).lower())
         if found and (int(found[1]), int(found[2])) < (0, 9):
             return True

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from quantload.plugin import ConfigError
+from quantload.quantizers.overrides import check_overrides, override_for
 
 if TYPE_CHECKING:
     from quantload_gptq.config import GPTQConfig
 
+FORMATS = ("gptq", "gptq_v2", "gptq_p", "marlin")
+WORDS = ("int32", "int16", "int8")
+PLANAR_ONLY = (5, 6, 7)
+"""Widths that no layout but `gptq_p` has."""
+
 _RENAMED = {"checkpoint_format": "format", "w_bit": "bits", "q_group_size": "group_size"}
-_TYPES: dict[str, tuple[type, ...]] = {
-    "bits": (int,),
-    "group_size": (int,),
-    "sym": (bool,),
-    "desc_act": (bool,),
-    "format": (str,),
-    "pack_dtype": (str,),
+_TYPES: dict[str, type] = {
+    "bits": int,
+    "group_size": int,
+    "sym": bool,
+    "desc_act": bool,
+    "format": str,
+    "pack_dtype": str,
 }
-_SKIP = "-:"
-_TAKE = "+:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +47,18 @@ class Parameters:
     format: str
     pack_dtype: str
 
-
-def override_for(dynamic: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
-    """The overrides of the first pattern that matches a module; None where it stays float."""
-    for pattern, changes in (dynamic or {}).items():
-        if re.match(pattern.removeprefix(_SKIP).removeprefix(_TAKE), name):
-            return None if pattern.startswith(_SKIP) else _plain(changes)
-    return {}
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Parameters | None:
+        """Those that a claim found for a module; None where `params` are not such."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not params.keys() >= set(names):
+            return None
+        return cls(**{name: params[name] for name in names})
 
 
 def parameters_for(config: GPTQConfig, name: str) -> Parameters:
     """The parameters of a module. One that is packed has some, whatever `dynamic` skips."""
-    changes = override_for(config.dynamic, name) or {}
+    changes = _plain(override_for(config.dynamic, name))
     values = {
         "bits": config.bits,
         "group_size": config.group_size,
@@ -66,7 +68,7 @@ def parameters_for(config: GPTQConfig, name: str) -> Parameters:
         "pack_dtype": config.pack_dtype,
         **{key: value for key, value in changes.items() if key in _TYPES},
     }
-    if values["bits"] in (5, 6, 7) and values["format"] != "marlin":
+    if values["bits"] in PLANAR_ONLY and values["format"] != "marlin":
         values["format"] = "gptq_p"
     return Parameters(**values)
 
@@ -77,31 +79,36 @@ def check_dynamic(dynamic: Mapping[str, Any] | None) -> None:
     Raises:
         ConfigError: naming the pattern.
     """
-    for pattern, changes in (dynamic or {}).items():
-        try:
-            re.compile(pattern.removeprefix(_SKIP).removeprefix(_TAKE))
-        except re.error as error:
-            raise _wrong(pattern, pattern, f"a regular expression ({error})") from error
-        if changes is not None and not isinstance(changes, Mapping):
-            raise _wrong(pattern, changes, "an object with overrides")
-        for key, value in _plain(changes).items():
-            kinds = _TYPES.get(key)
-            if kinds and type(value) not in kinds:
-                raise _wrong(f"{pattern}.{key}", value, kinds[0].__name__)
-            if key == "bits" and not 2 <= value <= 8:
-                raise _wrong(f"{pattern}.bits", value, "a whole number from 2 to 8")
-            if key == "group_size" and value != -1 and value <= 0:
-                raise _wrong(f"{pattern}.group_size", value, "a positive whole number, or -1")
+    check_overrides("GPTQConfig", dynamic, _allowed)
+
+
+def _allowed(key: str, value: Any) -> str | None:
+    name = _RENAMED.get(key, key)
+    kind = _TYPES.get(name)
+    if kind is None:
+        return None
+    other_kind = type(value) is not kind  # a bool is no number here
+    if other_kind:
+        return kind.__name__
+    if name == "bits" and not 2 <= value <= 8:
+        return "a whole number from 2 to 8"
+    if name == "group_size" and value != -1 and value <= 0:
+        return "a positive whole number, or -1"
+    if name == "format" and value.lower() not in FORMATS:
+        return "one of " + ", ".join(map(repr, FORMATS))
+    if name == "pack_dtype" and _word(value) not in WORDS:
+        return "one of " + ", ".join(map(repr, WORDS))
+    return None
 
 
 def _plain(changes: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {_RENAMED.get(key, key): value for key, value in (changes or {}).items()}
+    found = {_RENAMED.get(key, key): value for key, value in (changes or {}).items()}
+    if "format" in found:
+        found["format"] = found["format"].lower()
+    if "pack_dtype" in found:
+        found["pack_dtype"] = _word(found["pack_dtype"])
+    return found
 
 
-def _wrong(where: str, value: object, allowed: str) -> ConfigError:
-    return ConfigError(
-        f"GPTQConfig.dynamic: {where}: found {value!r}, expected {allowed}",
-        field="dynamic",
-        value=value,
-        allowed=allowed,
-    )
+def _word(name: str) -> str:
+    return name.lower().removeprefix("torch.")

@@ -102,7 +102,9 @@ class GPTQQuantizer(WeightQuantizer):
         return layout.write(spec.name, weight, self._said(spec))
 
     def _said(self, spec: ModuleSpec) -> Parameters:
-        return parameters_for(self.quantization_config, spec.name)
+        # a claim went by the name in the checkpoint, and the model may call the module otherwise
+        claimed = Parameters.of(spec.params)
+        return claimed or parameters_for(self.quantization_config, spec.name)
 
     # -- making --------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from quantload.quantizers.overrides import override_for
 from quantload.quantizers.targets import kept_in_float, quantizable_modules
 from quantload_gptq import marlin
-from quantload_gptq.overrides import override_for, parameters_for
+from quantload_gptq.overrides import parameters_for
 
 if TYPE_CHECKING:
     from torch import nn

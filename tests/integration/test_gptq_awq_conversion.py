@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from cases import cases, same_bytes
 
 from quantload import AutoHfQuantizer, UnsupportedOperationError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "gptq" / "support"))
+from cases import cases, same_bytes
 
 GPTQ, AWQ = cases("gptq"), cases("awq")
 V2 = "gptq_v2"
