@@ -5,72 +5,37 @@
 `affine` are group-wise integers with zero-points, `nf4` codes of a table with a float32
 scale for every 64, `rows8` signed bytes with a float32 scale for every row.
 
-Each product is checked against float32 first, on random data. A time is that of one
-call among many in a replayed CUDA graph, with a different copy of the weight each time,
-more of them than the L2 cache holds; the median over replays, in microseconds.
+Each product is checked against float32 first, on random data, and timed as `_cuda.py` says.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _cuda import (
+    OUT,
+    Call,
+    ceilings,
+    copies,
+    dense_weights,
+    device,
+    microseconds,
+    pair,
+    ready,
+    relative_error,
+    write,
+)
 
 from quantload_kernels_triton import launch
 from quantload_kernels_triton.geometry import Geometry
 from quantload_kernels_triton.plans import Plan
 
-OUT = Path(__file__).resolve().parents[1] / "out" / "benchmarks"
 SHAPES = ((4096, 4096), (14336, 4096), (4096, 11008), (28672, 8192), (8192, 28672))
 ROWS = (1, 8, 16, 32, 64, 128, 512, 2048)
-COLD = 200_000_000
-"""Bytes of weights that take turns; the L2 cache of the largest devices has a third of it."""
 PEERS = ("tinygemm_us", "library_us")
-Call = Callable[[], object]
-
-
-def microseconds(calls: Sequence[Call], samples: int = 5, budget: float = 4000.0) -> float:
-    """Time of a call, when `calls` take turns in a replayed graph.
-
-    Args:
-        calls: what is captured, each at least once.
-        samples: replays are timed so often.
-        budget: least time of a sample.
-    """
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for call in calls[:2]:
-            call()
-    stream.synchronize()
-    turns = [*calls] * -(-20 // len(calls))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in turns:
-            call()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-    def replays(count: int) -> float:
-        begin.record()
-        for _ in range(count):
-            graph.replay()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) * 1000
-
-    replays(1)
-    count = max(1, int(budget / max(replays(1), 1.0)))
-    found = statistics.median(replays(count) for _ in range(samples))
-    return found / count / len(turns)
-
-
-def copies(nbytes: int) -> int:
-    """How many copies of a weight are cold when their turn comes."""
-    return max(2, -(-COLD // nbytes))
 
 
 def random_weight(
@@ -124,8 +89,7 @@ def error(
     weight: launch.Arranged, x: torch.Tensor, right: torch.Tensor, plan: Plan | None = None
 ) -> float:
     """Relative error of a product."""
-    y = launch.linear(x, weight, None, plan)
-    return float((y.double() - right).norm() / right.norm())
+    return relative_error(launch.linear(x, weight, None, plan), right)
 
 
 def tinygemm_weights(out: int, into: int, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -159,41 +123,12 @@ def library_product(x: torch.Tensor, weight: tuple[torch.Tensor, object]) -> obj
     return bnb.matmul_4bit(x, weight[0].t(), quant_state=weight[1])
 
 
-def ceilings() -> dict[str, float]:
-    """Measured copy bandwidth and product rate: what no kernel can beat by much."""
-    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda").random_(0, 255)
-    target = torch.empty_like(source)
-    copied = microseconds([lambda: target.copy_(source)], budget=20000)
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
-    multiplied = microseconds([lambda: F.linear(a, b)], budget=50000)
-    return {"copy_tb_s": 2 * (1 << 31) / copied / 1e6, "tflop_s": 2 * 8192**3 / multiplied / 1e6}
-
-
 def weights_of(arguments: argparse.Namespace, out: int, into: int) -> list[launch.Arranged]:
     """As many random weights as are cold in turns."""
     settings = (arguments.bits, arguments.group, getattr(torch, arguments.dtype))
     first = random_weight(out, into, *settings, 0, arguments.layout)
     more = range(1, copies(weight_bytes(first)))
     return [first, *(random_weight(out, into, *settings, seed, arguments.layout) for seed in more)]
-
-
-def dense_weights(out: int, into: int, dtype: torch.dtype) -> list[torch.Tensor]:
-    """As many float weights as are cold in turns."""
-    count = copies(2 * out * into)
-    return [torch.randn(out, into, device="cuda", dtype=dtype) for _ in range(count)]
-
-
-def cublas(shapes: Sequence[tuple[int, int]], counts: Sequence[int]) -> dict[str, float]:
-    """Microseconds of float16 products, by `"{out}x{into} {rows}"`."""
-    found = {}
-    for out, into in shapes:
-        dense = dense_weights(out, into, torch.float16)
-        for count in counts:
-            x = torch.randn(count, into, device="cuda", dtype=torch.float16)
-            found[f"{out}x{into} {count}"] = microseconds(
-                [lambda w=w, x=x: F.linear(x, w) for w in dense]
-            )
-    return found
 
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, object]]:
@@ -239,12 +174,6 @@ def line(entry: dict[str, object]) -> str:
     )
 
 
-def pair(text: str) -> tuple[int, int]:
-    """`OUTxIN` as two numbers."""
-    out, into = text.split("x")
-    return int(out), int(into)
-
-
 def arguments_of(description: str | None) -> argparse.ArgumentParser:
     """What this benchmark and `triton_tune.py` are asked."""
     parser = argparse.ArgumentParser(description=description)
@@ -261,22 +190,20 @@ def arguments_of(description: str | None) -> argparse.ArgumentParser:
 def asked(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments, on a machine that can do it."""
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("this benchmark needs a CUDA device")
     if arguments.layout != "affine":
         arguments.bits = {"nf4": 4, "rows8": 8}[arguments.layout]
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    ready(arguments.out)
     return arguments
 
 
 def main() -> None:
     """See the module."""
     arguments = asked(arguments_of(__doc__))
-    data = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, **ceilings()}
+    data: dict[str, object] = {**device(), **ceilings()}
     print(data)
     data["rows"] = compare(arguments)
     name = f"triton_{arguments.layout}-{arguments.bits}bit.json"
-    (arguments.out / name).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    write(arguments.out / name, data)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,30 @@
 
     python benchmarks/triton_aqlm.py [--layouts 1x16 2x8] [--shapes 4096x4096] [--rows 1 8 32]
 
-Every product is timed in a CUDA graph, over copies of the weight that do not fit the L2
-cache. `--tune` tries many plans and writes them all.
+Every product is timed as `_cuda.py` says. `--tune` tries many plans and writes them all.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import multiprocessing
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from triton_affine import OUT, ceilings, copies, cublas, microseconds, pair
+from _cuda import (
+    OUT,
+    ceilings,
+    compile_all,
+    copies,
+    cublas,
+    device,
+    microseconds,
+    pair,
+    ready,
+    relative_error,
+    write,
+)
 
 from quantload_kernels_triton.codebooks import launch
 from quantload_kernels_triton.codebooks.plans import Plan, fitted, plan_for
@@ -58,8 +66,7 @@ def many_weights(layout: str, out: int, into: int) -> list[launch.Coded]:
 
 def error(weight: launch.Coded, x: torch.Tensor, right: torch.Tensor, plan: Plan | None) -> float:
     """Relative error of a product."""
-    y = launch.linear(x, weight, plan)
-    return float((y.double() - right).norm() / right.norm())
+    return relative_error(launch.linear(x, weight, plan), right)
 
 
 def plans(layout: str, rows: int, out: int) -> Iterator[Plan]:
@@ -98,8 +105,8 @@ def _compile(job: tuple[str, int, int, Plan]) -> str:
     return ""
 
 
-def compile_all(arguments: argparse.Namespace) -> None:
-    """Compile what will be timed, in many processes."""
+def compile_wanted(arguments: argparse.Namespace) -> None:
+    """Compile what will be timed."""
     jobs: dict[tuple[str, int, int, Plan], None] = {}
     for layout, (out, into), rows in itertools.product(
         arguments.layouts, arguments.shapes, arguments.rows
@@ -111,17 +118,12 @@ def compile_all(arguments: argparse.Namespace) -> None:
             few = 8 if rows <= 8 else 16 if rows <= 16 else 32
             one = Plan(**{**vars(plan), "parts": min(plan.parts, 2)})
             jobs[layout, into, few if plan.kernel == "few" else 32, one] = None
-    count = min(len(os.sched_getaffinity(0)), 1 + len(jobs) // 4)
-    print(f"compiling {len(jobs)} variants", flush=True)
-    with multiprocessing.get_context("spawn").Pool(count) as pool:
-        for failed in pool.imap_unordered(_compile, list(jobs), chunksize=2):
-            if failed:
-                print(failed, flush=True)
+    compile_all(_compile, list(jobs))
 
 
 def tune(arguments: argparse.Namespace) -> list[dict[str, object]]:
     """Times of all plans."""
-    compile_all(arguments)
+    compile_wanted(arguments)
     log: list[dict[str, object]] = []
     for (out, into), layout in itertools.product(arguments.shapes, arguments.layouts):
         weights = many_weights(layout, out, into)
@@ -160,7 +162,7 @@ def short(plan: Plan) -> str:
 
 def compare(arguments: argparse.Namespace, beside: dict[str, float]) -> list[dict[str, object]]:
     """A row of figures for each product."""
-    compile_all(arguments)
+    compile_wanted(arguments)
     table: list[dict[str, object]] = []
     for (out, into), layout in itertools.product(arguments.shapes, arguments.layouts):
         weights = many_weights(layout, out, into)
@@ -194,15 +196,9 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("this benchmark needs a CUDA device")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    ready(arguments.out)
     beside = cublas(arguments.shapes, arguments.rows)
-    data: dict[str, object] = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "cublas": beside,
-    }
+    data: dict[str, object] = {**device(), "cublas": beside}
     if arguments.tune:
         print(beside, flush=True)
         data["plans"] = tune(arguments)
@@ -212,7 +208,7 @@ def main() -> None:
         print(data)
         data["rows"] = compare(arguments, beside)
         name = "triton_aqlm.json"
-    (arguments.out / name).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    write(arguments.out / name, data)
 
 
 if __name__ == "__main__":

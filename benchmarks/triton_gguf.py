@@ -2,23 +2,31 @@
 
     python benchmarks/triton_gguf.py [--types Q4_K Q6_K] [--shapes 4096x4096] [--rows 1 8 32]
 
-Every product is timed in a CUDA graph, over copies of the weight that do not fit the L2
-cache. `--tune` tries many plans and writes them all.
+Every product is timed as `_cuda.py` says. `--tune` tries many plans and writes them all.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import multiprocessing
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from triton_affine import OUT, ceilings, copies, cublas, microseconds, pair
+from _cuda import (
+    OUT,
+    ceilings,
+    compile_all,
+    copies,
+    cublas,
+    device,
+    microseconds,
+    pair,
+    ready,
+    relative_error,
+    write,
+)
 
 from quantload_gguf.kernels.triton import FORMS
 from quantload_kernels_triton.blocks import launch
@@ -66,8 +74,7 @@ def many_weights(form: Form, out: int, into: int) -> list[launch.Blocks]:
 
 def error(weight: launch.Blocks, x: torch.Tensor, right: torch.Tensor, plan: Plan | None) -> float:
     """Relative error of a product."""
-    y = launch.linear(x, weight, plan)
-    return float((y.double() - right).norm() / right.norm())
+    return relative_error(launch.linear(x, weight, plan), right)
 
 
 def plans(rows: int, form: Form, out: int, into: int) -> Iterator[Plan]:
@@ -107,8 +114,8 @@ def _compile(job: tuple[str, int, int, Plan]) -> str:
     return ""
 
 
-def compile_all(arguments: argparse.Namespace) -> None:
-    """Compile what will be timed, in many processes."""
+def compile_wanted(arguments: argparse.Namespace) -> None:
+    """Compile what will be timed."""
     jobs: dict[tuple[str, int, int, Plan], None] = {}
     for name, (out, into), rows in itertools.product(
         arguments.types, arguments.shapes, arguments.rows
@@ -120,17 +127,12 @@ def compile_all(arguments: argparse.Namespace) -> None:
         for plan in wanted:
             key = few if plan.kernel == "few" else 32
             jobs[name, into, key, replace(plan, parts=min(plan.parts, 2))] = None
-    count = min(len(os.sched_getaffinity(0)), 1 + len(jobs) // 4)
-    print(f"compiling {len(jobs)} variants", flush=True)
-    with multiprocessing.get_context("spawn").Pool(count) as pool:
-        for failed in pool.imap_unordered(_compile, list(jobs), chunksize=2):
-            if failed:
-                print(failed, flush=True)
+    compile_all(_compile, list(jobs))
 
 
 def tune(arguments: argparse.Namespace) -> list[dict[str, object]]:
     """Times of all plans."""
-    compile_all(arguments)
+    compile_wanted(arguments)
     log: list[dict[str, object]] = []
     for (out, into), name in itertools.product(arguments.shapes, arguments.types):
         form = FORMS[name]
@@ -171,7 +173,7 @@ def short(plan: Plan) -> str:
 
 def compare(arguments: argparse.Namespace, beside: dict[str, float]) -> list[dict[str, object]]:
     """A row of figures for each product."""
-    compile_all(arguments)
+    compile_wanted(arguments)
     table: list[dict[str, object]] = []
     for (out, into), name in itertools.product(arguments.shapes, arguments.types):
         weights = many_weights(FORMS[name], out, into)
@@ -206,24 +208,19 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("this benchmark needs a CUDA device")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    data: dict[str, object] = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-    }
-    data["cublas"] = cublas(arguments.shapes, arguments.rows)
+    ready(arguments.out)
+    beside = cublas(arguments.shapes, arguments.rows)
+    data: dict[str, object] = {**device(), "cublas": beside}
     if arguments.tune:
-        print(data["cublas"], flush=True)
+        print(beside, flush=True)
         data["plans"] = tune(arguments)
         name = "triton_gguf-plans.json"
     else:
         data.update(ceilings())
         print(data)
-        data["rows"] = compare(arguments, data["cublas"])
+        data["rows"] = compare(arguments, beside)
         name = "triton_gguf.json"
-    (arguments.out / name).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    write(arguments.out / name, data)
 
 
 if __name__ == "__main__":

@@ -12,24 +12,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from triton_affine import (
-    arguments_of,
-    asked,
-    dense_weights,
-    error,
-    microseconds,
-    random_weight,
-    wanted,
-    weights_of,
-)
+from _cuda import compile_all, dense_weights, microseconds, write
+from triton_affine import arguments_of, asked, error, random_weight, wanted, weights_of
 
 from quantload_kernels_triton import launch
 from quantload_kernels_triton.geometry import Geometry
@@ -87,8 +77,8 @@ def wide_plans(rows: int, geometry: Geometry) -> Iterator[Plan]:
         yield Plan("many", tiles, unit, warps, ahead, False, many, stages, parts)
 
 
-def compile_all(arguments: argparse.Namespace) -> None:
-    """Compile what `tune` will run, in many processes."""
+def compile_wanted(arguments: argparse.Namespace) -> None:
+    """Compile what `tune` will run."""
     run = {"nf4": 64, "rows8": 256}.get(arguments.layout, min(arguments.group, 256))
     jobs: dict[tuple[object, ...], None] = {}
     for (out, into), rows in itertools.product(arguments.shapes, arguments.rows):
@@ -102,13 +92,8 @@ def compile_all(arguments: argparse.Namespace) -> None:
             parts = min(plan.parts, 2)
             key = (few if plan.kernel == "few" else 32, columns, replace(plan, parts=parts))
             jobs[key] = None
-    count = min(len(os.sched_getaffinity(0)) - 1, 1 + len(jobs) // 8)
     settings = (arguments.bits, arguments.group, arguments.dtype, arguments.layout)
-    print(f"compiling {len(jobs)} variants", flush=True)
-    with multiprocessing.get_context("spawn").Pool(count) as pool:
-        for failed in pool.imap_unordered(_compile, [(settings, *j) for j in jobs], chunksize=2):
-            if failed:
-                print(failed, flush=True)
+    compile_all(_compile, [(settings, *job) for job in jobs], each=8)
 
 
 def _compile(job: tuple[tuple[int, int, str, str], int, int, Plan]) -> str:
@@ -127,7 +112,7 @@ def tune(arguments: argparse.Namespace) -> list[dict[str, object]]:
     """The fastest plans, and in `--log` every time."""
     measured, log = [], []
     dtype = getattr(torch, arguments.dtype)
-    compile_all(arguments)
+    compile_wanted(arguments)
     for out, into in arguments.shapes:
         geometry = Geometry(arguments.bits, out, into)
         weights = weights_of(arguments, out, into)
@@ -183,8 +168,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, help="where every time is written")
     arguments = asked(parser)
     name = f"plans-{arguments.layout}-{arguments.bits}bit.json"
-    text = json.dumps({"plans": tune(arguments)}, indent=1)
-    (arguments.out / name).write_text(text + "\n", encoding="utf-8")
+    write(arguments.out / name, {"plans": tune(arguments)})
 
 
 if __name__ == "__main__":
