@@ -22,9 +22,8 @@ from _common import MB, Case, Meter, main
 from loading import CONFIG
 
 FOLDER = "QUANTLOAD_BENCH_FOLDER"
-TYPES = ("Q4_0", "Q8_0", "Q4_K")
+TYPES = ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 COLUMNS = ["load_s", "first_forward_s", "total_s", "peak_mb", "file_mb", "peak_over_file_mib"]
-HALVES = {"Q4_0": 1, "Q8_0": 1, "Q4_K": 2}
 
 
 def write_file(path: Path, kind: str) -> None:
@@ -41,8 +40,9 @@ def write_file(path: Path, kind: str) -> None:
     def blocks(shape: tuple[int, ...]) -> torch.Tensor:
         count = shape[0] * shape[1] // block.elements
         data = torch.randint(0, 256, (count, block.nbytes), dtype=torch.uint8, generator=generator)
-        scales = torch.full((count, HALVES[kind]), 0.002).to(torch.float16)
-        data[:, : 2 * HALVES[kind]] = scales.view(torch.uint8)
+        for offset, halves, _ in block.wide or ():
+            scales = torch.full((count, halves), 0.002).to(torch.float16)
+            data[:, offset : offset + 2 * halves] = scales.view(torch.uint8)
         return data
 
     def planned(name: str, *shape: int) -> Planned:

@@ -73,3 +73,11 @@ def test_every_architecture(case, demo_model, tmp_path, monkeypatch):
     found = cases.outputs(model, ids)[0].numpy()
     expected = numbers(opened(path), ids[0].tolist())
     assert np.linalg.norm(found - expected) < 2e-3 * np.linalg.norm(expected)
+
+
+def test_a_model_in_several_files(demo_model, tmp_path):
+    model = load_model(demo_model, quantization_config=GgufConfig(type="Q8_0"))
+    first = save_model(model, tmp_path / "m.gguf", max_shard_size="2MB")
+    whole = save_model(model, tmp_path / "m.gguf")
+    ids = load_tokenizer(first)(TEXTS[0]).input_ids
+    assert np.array_equal(numbers(opened(first), ids), numbers(opened(whole), ids))

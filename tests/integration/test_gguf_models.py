@@ -13,7 +13,7 @@ import quantload
 from quantload import load_model
 from quantload.errors import CheckpointError, UnsupportedOperationError
 from quantload.modules import QuantizedEmbedding, QuantizedLinear, hosts_of
-from quantload_gguf import GgufWeight
+from quantload_gguf import GgufWeight, open_gguf
 from quantload_gguf.architectures import ARCHITECTURES
 
 
@@ -182,6 +182,22 @@ def test_a_setting_that_is_missing_is_named(tmp_path):
         CheckpointError, match=r"whole number for llama\.embedding_length, found noth"
     ):
         load_model(path)
+
+
+def test_heads_by_layer_count_where_all_are_equal_and_are_refused_where_not(tmp_path):
+    model = original("llama")
+
+    def fill(writer, heads):
+        writer.kv_data[0].pop("llama.attention.head_count_kv")
+        writer.add_head_count_kv(heads)
+
+    path = converter.convert(model, "llama", tmp_path / "m.gguf", fill=lambda w: fill(w, [2, 2, 2]))
+    torch.testing.assert_close(outputs(load_model(path), ids()), outputs(model, ids()))
+    path = converter.convert(model, "llama", tmp_path / "m.gguf", fill=lambda w: fill(w, [2, 4, 2]))
+    with pytest.raises(UnsupportedOperationError, match=r"head_count_kv differs from layer to lay"):
+        load_model(path)
+    with open_gguf(path) as file:
+        assert file.read("blk.1.attn_k.weight").shape == (32, 64)
 
 
 def test_load_into_takes_a_file_too(tmp_path):

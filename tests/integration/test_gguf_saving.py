@@ -239,3 +239,58 @@ def test_what_another_method_packed_is_not_put_into_a_gguf_file(demo_model, tmp_
     floats = quantload.dequantize(model)
     again = load_model(save_model(floats, tmp_path / "m.gguf"))
     assert torch.equal(outputs(again, ids()), outputs(floats, ids()))
+
+
+@pytest.mark.parametrize("source", ["float", "packed file"])
+def test_a_model_becomes_several_files(source, demo_model, tmp_path):
+    config = None if source == "float" else GgufConfig(type="Q8_0")
+    model = load_model(demo_model, quantization_config=config)
+    if source == "packed file":
+        model = load_model(save_model(model, tmp_path / "whole.gguf", sync=False))
+    first = save_model(model, tmp_path / "m.gguf", max_shard_size="2MB")
+    parts = sorted(tmp_path.glob("m-*.gguf"))
+    assert first == parts[0]
+    assert [part.name for part in parts] == [
+        f"m-{i:05d}-of-{len(parts):05d}.gguf" for i in range(1, len(parts) + 1)
+    ]
+    assert len(parts) > 2
+    assert not list(tmp_path.glob(".quantload-*"))
+    assert not (tmp_path / "m.gguf").exists()
+    counts = []
+    for number, part in enumerate(parts):
+        reader = gguf.GGUFReader(part)
+        assert int(reader.fields["split.no"].contents()) == number
+        assert int(reader.fields["split.count"].contents()) == len(parts)
+        assert ("tokenizer.ggml.tokens" in reader.fields) == (number == 0)
+        counts.append(len(reader.tensors))
+        assert sum(t.n_bytes for t in reader.tensors) <= 2_000_000 or counts[-1] == 1
+    assert int(reader.fields["split.tensors.count"].contents()) == sum(counts)
+    again = load_model(parts[1])
+    assert again.dtype == model.dtype
+    assert torch.equal(again(ids(9)).logits, model(ids(9)).logits)
+    text = "def f(x):"
+    assert load_tokenizer(first)(text).input_ids == load_tokenizer(parts[-1])(text).input_ids
+    # Onto itself, and with other sizes; a single file where one is enough.
+    assert save_model(again, first, max_shard_size="2MB", sync=False) == first
+    assert torch.equal(load_model(first)(ids(9)).logits, model(ids(9)).logits)
+    one = save_model(again, tmp_path / "one.gguf", max_shard_size="1GB", sync=False)
+    assert one.name == "one.gguf"
+    assert torch.equal(load_model(one)(ids(9)).logits, model(ids(9)).logits)
+
+
+def test_several_files_that_cannot_be_written_leave_nothing(tmp_path, monkeypatch):
+    from quantload_gguf.saving import model as saving
+
+    cases.original("llama").save_pretrained(tmp_path / "float")
+    loaded = load_model(tmp_path / "float")
+    first = save_model(loaded, tmp_path / "m.gguf", max_shard_size="50KB", sync=False)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.gguf")}
+
+    def fails(*_):
+        raise UnsupportedOperationError("not this one")
+
+    monkeypatch.setattr(saving, "check_tensors", fails)
+    with pytest.raises(UnsupportedOperationError, match="not this one"):
+        save_model(loaded, first, max_shard_size="50KB")
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.gguf")} == before
+    assert not list(tmp_path.glob(".quantload-*"))

@@ -95,6 +95,9 @@ class FormatPlugin:
         writer: a function that writes a model as one file, as `"module:attribute"`:
             called with `ModelParts` and the path, which it makes. "" where the format is
             only read.
+        splitter: a function that writes a model as several files, likewise: called with
+            `ModelParts`, the path that the names are made from, and the bytes that the tensors
+            of one file may take; gives the files in order. "" where files are written whole.
         requires: PEP 508 requirements that must be met before it can run.
         summary: one line for listings.
     """
@@ -104,6 +107,7 @@ class FormatPlugin:
     requires: tuple[str, ...] = ()
     summary: str = ""
     writer: str = ""
+    splitter: str = ""
 
 
 _LAZY = {

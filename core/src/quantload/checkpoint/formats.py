@@ -56,6 +56,26 @@ def format_writer(suffix: str) -> Callable[[Any, Path], None]:
     return found
 
 
+def format_splitter(suffix: str) -> Callable[[Any, Path, int], list[Path]]:
+    """The function that writes a model as several files of a suffix (without its dot).
+
+    It is called with `quantload.plugin.ModelParts`, the path that the names are made from, and
+    the bytes that the tensors of a file may take; it gives the files, the first one first.
+
+    Raises:
+        UnsupportedOperationError: files of the format are written whole.
+        UnknownMethodError, PluginError, MissingRequirementError: see `format_reader`.
+    """
+    resolved = _resolved(suffix)
+    if not resolved.plugin.splitter:
+        raise UnsupportedOperationError(
+            f"{resolved.record.provider} writes .{suffix} files whole: leave max_shard_size out, "
+            f"or save into a folder"
+        )
+    found: Callable[[Any, Path, int], list[Path]] = resolved.load(resolved.plugin.splitter)
+    return found
+
+
 def _resolved(suffix: str) -> Any:
     record = registry.choose(FORMATS, suffix.lower())
     resolved = Resolved(record, registry.descriptor(record, FormatPlugin))

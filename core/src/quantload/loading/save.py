@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from quantload.checkpoint import companion_files, save_checkpoint
-from quantload.checkpoint.formats import format_writer, known_suffixes
-from quantload.checkpoint.onefile import replaced_file
+from quantload.checkpoint.arguments import parse_size
+from quantload.checkpoint.formats import format_splitter, format_writer, known_suffixes
+from quantload.checkpoint.onefile import replaced_file, replaced_parts
 from quantload.checkpoint.writer import CheckpointWriter
 from quantload.errors import UnsupportedOperationError
 from quantload.loading.offload import fetched
@@ -56,11 +57,13 @@ def save_model(
         model: loaded with quantload, or any float model.
         folder: where the checkpoint is to be: a folder, or a file such as `model.gguf`.
         max_shard_size: bytes of a safetensors file, a number or text like "4GB"; "5GB"
-            where None.
+            where None. For a file such as `model.gguf` the bytes that the tensors of one may
+            take: a model that needs several becomes `model-00001-of-00003.gguf` and so on; one
+            file where None.
         sync: wait until everything is on the disk, so that it survives a power cut.
 
     Returns:
-        The folder or file.
+        The folder or file; of several files the first.
 
     Raises:
         UnsupportedOperationError: the method cannot write what it packed, the file's
@@ -100,13 +103,15 @@ def _save_file(
     max_shard_size: int | str | None,
     sync: bool,
 ) -> Path:
-    """Write the file of a format that a plugin has."""
+    """Write the file of a format that a plugin has, or the files; gives the first."""
+    suffix = path.suffix.removeprefix(".")
     if max_shard_size is not None:
-        raise UnsupportedOperationError(
-            f"{path}: max_shard_size is for folders of safetensors; {path.suffix} files are "
-            f"written whole"
-        )
-    write = format_writer(path.suffix.removeprefix("."))
+        size = parse_size(max_shard_size)
+        split = format_splitter(suffix)
+        with replaced_parts(path, sync=sync) as draft:
+            first = split(_parts(model, record), draft, size)[0]
+        return path.parent / first.name
+    write = format_writer(suffix)
     with replaced_file(path, sync=sync) as draft:
         write(_parts(model, record), draft)
     return path

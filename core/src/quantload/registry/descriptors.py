@@ -99,7 +99,9 @@ def _wrong_fields(value: Any) -> list[tuple[str, str]]:
         # a bare string is a sequence of strings, too
         if not isinstance(items, (tuple, list)) or not all(isinstance(i, str) for i in items):
             wrong.append((name, "a tuple of strings"))
-    targets = [n for n in ("config", "quantizer", "reader", "writer") if hasattr(value, n)]
+    targets = [
+        n for n in ("config", "quantizer", "reader", "writer", "splitter") if hasattr(value, n)
+    ]
     wrong.extend(
         (name, "'module:attribute' or a class")
         for name in targets

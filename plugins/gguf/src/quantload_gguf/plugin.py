@@ -20,6 +20,7 @@ FORMAT = FormatPlugin(
     api=1,
     reader="quantload_gguf.model:GgufModel",
     writer="quantload_gguf.saving:write_model",
+    splitter="quantload_gguf.saving:write_parts",
     requires=_REQUIRES,
     summary="GGUF files, versions 2 and 3, whole or split",
 )

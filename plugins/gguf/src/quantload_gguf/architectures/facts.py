@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quantload.errors import CheckpointError
+from quantload.errors import CheckpointError, UnsupportedOperationError
 from quantload_gguf.ggml import ggml_type
 
 if TYPE_CHECKING:
@@ -102,12 +102,19 @@ class Facts:
 
         Raises:
             CheckpointError: absent without a default, or something else.
+            UnsupportedOperationError: it is not the same for all layers.
         """
         value = self.get(name, _ABSENT)
         if isinstance(value, list) and value and all(item == value[0] for item in value):
             value = value[0]
         if value is _ABSENT and default is not _ABSENT:
             return default
+        if isinstance(value, list) and value:
+            raise UnsupportedOperationError(
+                f"{self._file.path}: {self.architecture}.{name} differs from layer to layer "
+                f"({repr(value)[:80]}), and the model's class of transformers has one for all; its "
+                f"tensors can be read one by one with quantload_gguf.open_gguf()"
+            )
         if isinstance(value, bool) or not isinstance(value, int):
             found = "nothing" if value is _ABSENT else repr(value)[:80]
             raise CheckpointError(

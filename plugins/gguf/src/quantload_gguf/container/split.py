@@ -34,7 +34,7 @@ def parts_of(path: Path, header: Header) -> list[Path]:
             f"{path}: it is one of {count} files ({COUNT}), which are found by their names: "
             f"expected NAME-00001-of-{count:05d}.gguf; give the files back the names they had"
         )
-    names = [f"{match['base']}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
+    names = [part_name(match["base"], number, count) for number in range(count)]
     absent = [name for name in names if not (path.parent / name).is_file()]
     if absent:
         shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if absent[5:] else "")
@@ -43,6 +43,20 @@ def parts_of(path: Path, header: Header) -> list[Path]:
             f"{shown}; download them into the same folder"
         )
     return [path.parent / name for name in names]
+
+
+def part_name(name: str, number: int, count: int) -> str:
+    """The name of a part of a model.
+
+    Args:
+        name: of the model's file if it were one.
+        number: of the part, from 0.
+        count: of the parts.
+    """
+    stem = base_name(name)
+    if stem.lower().endswith(".gguf"):
+        stem = stem[: -len(".gguf")]
+    return f"{stem}-{number + 1:05d}-of-{count:05d}.gguf"
 
 
 def base_name(name: str) -> str:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from quantload_gguf.saving.model import write_model
+from quantload_gguf.saving.model import write_model, write_parts
 
-__all__ = ["write_model"]
+__all__ = ["write_model", "write_parts"]

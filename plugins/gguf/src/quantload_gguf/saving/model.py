@@ -1,4 +1,4 @@
-"""`write_model`: a model becomes a `.gguf` file."""
+"""`write_model`: a model becomes a `.gguf` file, or several (`write_parts`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from quantload.errors import UnsupportedOperationError
 from quantload_gguf.architectures import ARCHITECTURES, Facts
-from quantload_gguf.container import Field
+from quantload_gguf.container import Field, ValueType
+from quantload_gguf.container.header import ALIGNMENT_KEY
+from quantload_gguf.container.split import COUNT, NUMBER, TENSORS, part_name
 from quantload_gguf.container.writing import Planned, write_gguf
 from quantload_gguf.ggml import ggml_type
 from quantload_gguf.origin import Origin
@@ -46,6 +48,30 @@ def write_model(parts: ModelParts, path: Path) -> None:
         UnsupportedOperationError: the format has no words for the model.
         OSError: the file cannot be written.
     """
+    _write(parts, path, None)
+
+
+def write_parts(parts: ModelParts, path: Path, size: int) -> list[Path]:
+    """Write a model as `.gguf` files; the same as `write_model` otherwise.
+
+    The metadata is in the first, as llama.cpp's `gguf-split` and converter have it.
+
+    Args:
+        parts: the model.
+        path: that the names are made from: `m.gguf` gives `m-00001-of-00002.gguf`. One file
+            is enough for a small model, and has this name.
+        size: bytes that the tensors of one file may take; a larger tensor has one to itself.
+
+    Returns:
+        The files, in order.
+
+    Raises:
+        UnsupportedOperationError, OSError: see `write_model`.
+    """
+    return _write(parts, path, size)
+
+
+def _write(parts: ModelParts, path: Path, size: int | None) -> list[Path]:
     model: Any = parts.model
     if getattr(model, "config", None) is None or not hasattr(model.config, "model_type"):
         raise UnsupportedOperationError(
@@ -68,9 +94,43 @@ def write_model(parts: ModelParts, path: Path) -> None:
     types = types_of(planned, str(computed).removeprefix("torch."))
     if origin is not None and origin.kinds == {p.kind.name for p in planned}:
         types |= origin.types()  # which of the mixtures it is, the types alone do not say
-    write_gguf(path, fields | types, planned)
-    check_config(path, model, name)
-    check_tensors(path, tensors)
+    lots = [planned] if size is None else _lots(planned, size)
+    files = _files(path, fields | types, lots)
+    check_config(files[0], model, name)
+    check_tensors(files[0], tensors)
+    return files
+
+
+def _lots(planned: list[Planned], size: int) -> list[list[Planned]]:
+    """The tensors of each file, in order."""
+    found: list[list[Planned]] = []
+    taken = 0
+    for tensor in planned:
+        if not found or taken + tensor.nbytes > size:
+            found.append([])
+            taken = 0
+        found[-1].append(tensor)
+        taken += tensor.nbytes
+    return found
+
+
+def _files(path: Path, fields: dict[str, Field], lots: list[list[Planned]]) -> list[Path]:
+    """Write the files."""
+    if len(lots) <= 1:
+        write_gguf(path, fields, [tensor for lot in lots for tensor in lot])
+        return [path]
+    total = sum(map(len, lots))
+    files = [path.with_name(part_name(path.name, i, len(lots))) for i in range(len(lots))]
+    for number, (file, lot) in enumerate(zip(files, lots, strict=True)):
+        # In the types that the gguf package writes, and llama.cpp insists on.
+        own = {
+            NUMBER: Field(number, ValueType.UINT16),
+            COUNT: Field(len(lots), ValueType.UINT16),
+            TENSORS: Field(total, ValueType.INT32),
+        }
+        rest = {key: fields[key] for key in (ALIGNMENT_KEY,) if key in fields}
+        write_gguf(file, (fields if number == 0 else rest) | own, lot)
+    return files
 
 
 def _fields(made: dict[str, Field], origin: Origin) -> dict[str, Field]:
