@@ -24,7 +24,7 @@ def test_the_highest_priority_that_can_is_chosen_and_repacks_the_weight(toy_pack
     assert selection.chosen == "transposing"
     assert set(weight.storage()) == {"codes_t", "scales"}
     x = torch.randn(4, 8)
-    assert torch.allclose(weight.linear(x), x @ matrix.T, atol=1e-5)
+    torch.testing.assert_close(weight.linear(x), x @ matrix.T, rtol=1e-5, atol=1e-3)
 
 
 def test_every_candidate_says_why_not(toy_pack):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import cases
 from torch import nn
 
 from quantload import AutoHfQuantizer, CheckpointError, ConfigError
@@ -109,3 +110,12 @@ def test_overrides_count_where_layers_are_made() -> None:
     for name, weight in weights.items():
         again = reader.pack(name, made.unpack(name, weight))
         assert torch.equal(again.dequantize(torch.float32), weight.dequantize(torch.float32))
+
+
+def test_the_config_of_packed_layers_stays_as_it_is() -> None:
+    case = cases("awq")["awq_gemm_4bit"]
+    reader = AutoHfQuantizer.from_config(case.config)
+    before = reader.quantization_config
+    reader.pack("a", case.tensors)
+    reader.targets(nn.ModuleDict({"a": nn.Linear(64, 32), "b": nn.Linear(44, 36)}))
+    assert reader.quantization_config == before

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from cases import cases
 from torch import nn
 
 from quantload import AutoHfQuantizer, CheckpointError, ConfigError
@@ -202,10 +203,23 @@ def test_the_layout_that_is_written_is_one_that_other_readers_take(
 ) -> None:
     """GPTQModel reads asymmetric version-1 files of its own only, and takes any config with a
     planar width, if only of one module, for one of the planar layout."""
+    model = nn.ModuleDict({"a": nn.Linear(64, 64)})
     made = quantizer(**config)
+    made.targets(model)
     assert made.quantization_config.checkpoint_format == written
     again = AutoHfQuantizer.from_config(made.quantization_config, pre_quantized=False)
+    again.targets(model)
     assert again.quantization_config.checkpoint_format == written
+
+
+def test_the_config_of_packed_layers_stays_as_it_is() -> None:
+    """A layer of odd sides that another writer packed is no layer that was left out."""
+    case = cases("gptq")["gptq_v2_4bit_padded"]
+    reader = AutoHfQuantizer.from_config(case.config)
+    before = reader.quantization_config
+    reader.pack("a", case.tensors)
+    reader.targets(nn.ModuleDict({"a": nn.Linear(44, 36), "b": nn.Linear(44, 36)}))
+    assert reader.quantization_config == before
 
 
 @pytest.mark.parametrize("config", [{"bits": 3}, {"bits": 4, "sym": False}])

@@ -53,6 +53,7 @@ class AwqQuantizer(WeightQuantizer):
     def __init__(self, quantization_config: AwqConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._told: set[str] = set()
+        self._packed = False
         if not self.pre_quantized and quantization_config.version == "marlin":
             _check_marlin(quantization_config)
 
@@ -83,6 +84,7 @@ class AwqQuantizer(WeightQuantizer):
             logical = (shape.rows, shape.columns)
             found[name] = ModuleSpec(name, shape=logical, tensors=own, params=params)
         self._compare_with_skips(found)
+        self._packed = self._packed or bool(found)
         return found
 
     def _config_for(self, module: ModuleSpec | str) -> AwqConfig:
@@ -153,7 +155,8 @@ class AwqQuantizer(WeightQuantizer):
         """The layers to quantize; see `WeightQuantizer.targets`.
 
         Those that `dynamic` skips stay float. Those whose shapes the layout does not have
-        do, too, and are written into `modules_to_not_convert`.
+        do, too, and are written into `modules_to_not_convert`, unless the checkpoint has
+        packed layers: then its config stays as it is.
         """
         config = self.quantization_config
         skip = [*(config.modules_to_not_convert or []), *self.modules_to_not_convert]
@@ -169,7 +172,7 @@ class AwqQuantizer(WeightQuantizer):
                 left.append(name)
             else:
                 found[name] = spec
-        if left:
+        if left and not self._packed:
             logger.info(
                 "%d layers stay float, for their shapes do not fit %s in groups of %d: %s",
                 len(left),

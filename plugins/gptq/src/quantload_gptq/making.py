@@ -31,7 +31,9 @@ def config_for_making(config: GPTQConfig) -> GPTQConfig:
             "the columns keep their order, and desc_act=false is written"
         )
         changes["desc_act"] = False
-    changes["checkpoint_format"] = _format_to_make(config)
+    layout = _format_to_make(config)
+    if layout != config.checkpoint_format:
+        changes["checkpoint_format"] = layout
     return config.replace(**changes)
 
 
@@ -51,15 +53,23 @@ def _format_to_make(config: GPTQConfig) -> str:
     if widths & set(PLANAR_ONLY) and asked != "gptq_p":
         logger.info("codes of 5, 6 or 7 bits exist as gptq_p only; that is written")
         return "gptq_p"
-    if config.sym or asked != "gptq":
-        return asked
-    if "checkpoint_format" not in config.given():
-        return "gptq_v2"
-    logger.warning(
-        "asymmetric layers are written as gptq (version 1), as asked for; GPTQModel takes such "
-        "files from itself alone, and takes checkpoint_format='gptq_v2' from all"
-    )
     return asked
+
+
+def readable_by_others(config: GPTQConfig) -> GPTQConfig:
+    """The config of a whole model that is to be made: asymmetric as `gptq_v2` by itself.
+
+    GPTQModel takes asymmetric version-1 files from itself alone, and version 2 from all.
+    """
+    if config.sym or config.checkpoint_format != "gptq":
+        return config
+    if "checkpoint_format" in config.given():
+        logger.warning(
+            "asymmetric layers are written as gptq (version 1), as asked for; GPTQModel takes "
+            "such files from itself alone, and takes checkpoint_format='gptq_v2' from all"
+        )
+        return config
+    return config.replace(checkpoint_format="gptq_v2")
 
 
 def _maker() -> str:

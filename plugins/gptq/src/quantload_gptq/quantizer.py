@@ -23,7 +23,7 @@ from quantload.weights.affine.rtn import round_to_nearest
 from quantload_gptq import layout
 from quantload_gptq.config import GPTQConfig
 from quantload_gptq.headers import LEAVES, MARLIN_LEAVES, read_headers
-from quantload_gptq.making import config_for_making, warn_about
+from quantload_gptq.making import config_for_making, readable_by_others, warn_about
 from quantload_gptq.overrides import Parameters, parameters_for
 from quantload_gptq.targets import find_targets
 
@@ -50,6 +50,7 @@ class GPTQQuantizer(WeightQuantizer):
 
     def __init__(self, quantization_config: GPTQConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
+        self._packed = False
         warn_about(quantization_config, self.pre_quantized)
         if not self.pre_quantized:
             self.quantization_config = config_for_making(quantization_config)
@@ -69,6 +70,7 @@ class GPTQQuantizer(WeightQuantizer):
             if not {"qweight", "qzeros", "g_idx"} & set(own) and not set(MARLIN_LEAVES) <= set(own):
                 continue
             found[name] = self._claim(name, own)
+        self._packed = self._packed or bool(found)
         return found
 
     def _claim(self, name: str, own: Mapping[str, TensorHeader]) -> ModuleSpec:
@@ -113,10 +115,14 @@ class GPTQQuantizer(WeightQuantizer):
 
         Those that `dynamic` skips or `modules_in_block_to_quantize` leaves out stay
         float, and so do those whose sides are no multiples of 32, which not every reader
-        of GPTQ takes. With `lm_head` the head is one of them, unless it is tied.
+        of GPTQ takes. With `lm_head` the head is one of them, unless it is tied. The config
+        then says what is made; where the checkpoint has packed layers, it stays as it is.
         """
-        found, skipped = find_targets(model, self.quantization_config, self.modules_to_not_convert)
-        self.quantization_config = skipped
+        found, made = find_targets(model, self.quantization_config, self.modules_to_not_convert)
+        if not self.pre_quantized:
+            made = readable_by_others(made)
+        if not self._packed:
+            self.quantization_config = made
         return found
 
     def quantize(
