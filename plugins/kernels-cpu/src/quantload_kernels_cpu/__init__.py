@@ -1,0 +1,1 @@
+"""Products with packed weights on x86-64 CPUs, compiled in-process by LLVM."""

@@ -1,0 +1,1 @@
+"""Writing vector code: values of LLVM with the operators of Python."""

@@ -1,0 +1,1 @@
+"""The functions that are compiled for a layout."""

@@ -1,0 +1,17 @@
+"""How each layout keeps its codes, as code that reads one step of one row."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quantload_kernels_cpu.layouts.base import Layout
+
+
+@cache
+def find(name: str) -> Layout:
+    """The layout of a name: a ggml type ("Q4_K"), or what `affine.name_of` makes of a weight."""
+    from quantload_kernels_cpu.layouts import ggml
+
+    return ggml.LAYOUTS[name]

@@ -1,0 +1,10 @@
+"""The ggml types that are multiplied as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quantload_kernels_cpu.layouts.base import Layout
+from quantload_kernels_cpu.layouts.legacy import LEGACY
+
+LAYOUTS: Mapping[str, Layout] = {**LEGACY}
