@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -80,7 +79,7 @@ def _keep(path: Path, code: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(code)
-        os.replace(file.name, path)
+        Path(file.name).replace(path)
     except OSError as error:
         logger.debug("compiled code is not kept in %s: %s", path.parent, error)
 

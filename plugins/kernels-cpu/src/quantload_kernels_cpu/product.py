@@ -15,8 +15,8 @@ from quantload_kernels_cpu.functions.record import COMMON, ITEM, LIMBS, Record
 from quantload_kernels_cpu.layouts import find
 from quantload_kernels_cpu.threads import parallel_address, threads_for
 
-AT_ONCE = 4
-"""Rows of `x` that are multiplied in one pass over the weight: their records fit a cache."""
+AT_ONCE = (4, 2, 1)
+"""Rows of `x` that are multiplied in one pass over a weight; the records of four fit a cache."""
 
 _ELEMENTS = 3 << 19
 """Decoded at once: what fits the caches, and is worth waking the threads for."""
@@ -44,8 +44,8 @@ def linear(
     weight = Weight(storage, layout, sizes, rows, columns)
     if flat.shape[0] <= crossing.rows(layout, x.dtype):
         out = flat.new_empty((flat.shape[0], rows))
-        for first in range(0, flat.shape[0], AT_ONCE):
-            weight.multiply(flat[first : first + AT_ONCE], out[first : first + AT_ONCE])
+        for part in _passes(flat.shape[0]):
+            weight.multiply(flat[part], out[part])
     else:
         out = _many_rows(flat, weight)
     return out.view(*x.shape[:-1], rows)
@@ -61,6 +61,15 @@ def gradient(
     for part, decoded in weight.decoded(crossing.decoded_dtype(grad.dtype)):
         total += flat[:, part].to(decoded.dtype) @ decoded
     return total.to(grad.dtype).view(*grad.shape[:-1], columns)
+
+
+def _passes(count: int) -> Iterator[slice]:
+    """Runs of so many rows, each as long as one of `AT_ONCE`."""
+    first = 0
+    for size in AT_ONCE:
+        while count - first >= size:
+            yield slice(first, first + size)
+            first += size
 
 
 def _many_rows(flat: Tensor, weight: Weight) -> Tensor:
@@ -96,7 +105,7 @@ class Weight:
         self._numbers = [*(tensor.data_ptr() for tensor in storage), *sizes]
 
     def multiply(self, x: Tensor, out: Tensor) -> None:
-        """The product of up to `AT_ONCE` rows of `x` into rows of `out`."""
+        """The product of some rows of `x` (see `AT_ONCE`) into rows of `out`."""
         dtype, count = str(x.dtype)[6:], x.shape[0]
         run = units.product(self.name, dtype, self.tail, count)
         nbytes = Record(self.layout, LIMBS[dtype]).nbytes
@@ -113,6 +122,7 @@ class Weight:
             self.rows * item,
             0,
             self.rows,
+            prepare=units.preparation(self.name, dtype, self.tail),
         )
 
     def decoded(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
@@ -127,11 +137,11 @@ class Weight:
             self._call(run, 0, 0, 0, self.steps, 0, room.data_ptr(), width, first, count)
             yield slice(first, first + count), room[:count]
 
-    def _call(self, function: Callable[[Any], None], *numbers: int) -> None:
+    def _call(self, function: Callable[[Any], None], *numbers: int, prepare: int = 0) -> None:
         threads = threads_for(numbers[8] // _PART)
         parallel = parallel_address() if threads > 1 else 0
         array = _array(len(COMMON) + len(self._numbers))
-        function(array(*numbers, 0, _PART, parallel, threads, *self._numbers))
+        function(array(*numbers, 0, _PART, parallel, threads, prepare, *self._numbers))
 
 
 @cache

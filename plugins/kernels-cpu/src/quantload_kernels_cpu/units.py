@@ -17,22 +17,38 @@ from quantload_kernels_cpu.layouts import find
 
 
 @cache
+def preparation(layout: str, dtype: str, tail: int) -> int:
+    """Address of the function that fills the records of `x`, see `Record`.
+
+    Args:
+        layout: its name.
+        dtype: of `x`, without "torch.".
+        tail: columns of the last step; 0 where it is as long as the others.
+    """
+
+    def write(module: Any, name: str) -> None:
+        record = Record(find(layout), LIMBS[dtype])
+        write_prepare(module, name, record, dtype, tail, settings.vnni())
+
+    return compiler.address(f"prepare-{layout}-{dtype}-{tail}", write)
+
+
+@cache
 def product(layout: str, dtype: str, tail: int, count: int) -> Callable[[Any], None]:
     """The product of `count` rows of `x`, as a function of the array `COMMON` describes.
 
     Args:
-        layout: its name.
-        dtype: of `x` and the result, without "torch.".
-        tail: columns of the last step; 0 where it is as long as the others.
+        layout: see `preparation`, as are the others.
+        dtype: likewise, and of the result.
+        tail: likewise.
         count: rows of `x`.
     """
 
     def write(module: Any, name: str) -> None:
         found, vnni = find(layout), settings.vnni()
         record = Record(found, LIMBS[dtype])
-        first = write_prepare(module, "prepare", record, dtype, tail, vnni)
         shared = write_few_rows(module, "few_rows", record, dtype, tail, vnni, count)
-        write_driver(module, name, found.arguments, first, shared)
+        write_driver(module, name, found.arguments, shared, prepares=True)
 
     return _callable(compiler.address(f"product-{layout}-{dtype}-{tail}-{count}", write))
 
@@ -44,7 +60,7 @@ def decoder(layout: str, dtype: str, tail: int) -> Callable[[Any], None]:
     def write(module: Any, name: str) -> None:
         found = find(layout)
         shared = write_decode(module, "decode", found, dtype, tail)
-        write_driver(module, name, found.arguments, None, shared)
+        write_driver(module, name, found.arguments, shared, prepares=False)
 
     return _callable(compiler.address(f"decode-{layout}-{dtype}-{tail}", write))
 

@@ -7,14 +7,14 @@ from typing import Any
 from llvmlite import ir
 
 from quantload_kernels_cpu.emit.function import Writer
-from quantload_kernels_cpu.emit.value import I32, I64, Value
+from quantload_kernels_cpu.emit.value import I32, I64
 from quantload_kernels_cpu.functions.record import COMMON
 
 
 def write_driver(
-    module: Any, name: str, arguments: tuple[str, ...], first: Any, shared: Any
+    module: Any, name: str, arguments: tuple[str, ...], shared: Any, prepares: bool
 ) -> None:
-    """A function that calls `first`, if there is one, and then `shared` on every thread.
+    """A function that prepares `x`, where there is one, and calls `shared` on every thread.
 
     OpenMP's threads are torch's own, which wait for work: starting some takes microseconds.
 
@@ -22,8 +22,8 @@ def write_driver(
         module: where it goes.
         name: its name.
         arguments: those of the layout.
-        first: a function of the module, or None.
-        shared: likewise; it takes its share of the work from the counter.
+        shared: a function of the module that takes its share of the work from the counter.
+        prepares: whether the function at `prepare` is called first.
     """
     names = COMMON + arguments
     writer = Writer(module, name, names)
@@ -34,8 +34,8 @@ def write_driver(
     builder.store(I64(0), counter)
     place = builder.gep(array, [I64(names.index("counter"))])
     builder.store(builder.ptrtoint(counter, I64), place)
-    if first is not None:
-        builder.call(first, [array])
+    if prepares:
+        builder.call(builder.inttoptr(writer["prepare"].raw, shared.type), [array])
     kind = ir.FunctionType(ir.VoidType(), [shared.type, array.type, I32, I32])
     with writer.branch(writer["parallel"]) as (several, alone):
         with several:
@@ -45,6 +45,3 @@ def write_driver(
         with alone:
             builder.call(shared, [array])
     writer.finish()
-
-
-__all__ = ["Value", "write_driver"]

@@ -29,12 +29,14 @@ COMMON = (
     "chunk",
     "parallel",
     "threads",
+    "prepare",
 )
 """What every function is given before what describes the weight.
 
 Addresses and sizes in bytes; `count` rows of `x`, `rows` rows of the weight from `first`
 on, which threads take from `counter` in runs of `chunk`; the address of
-`GOMP_parallel`, or 0, and how many threads there shall be.
+`GOMP_parallel`, or 0, and how many threads there shall be; the address of the function
+that fills the records.
 """
 
 ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
