@@ -32,6 +32,12 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 TESTING = {**OFFLINE, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 TYPED = ("core/src", "plugins/*/src", "noxfile.py", "scripts", "examples", "benchmarks")
 
+TEST_FOLDERS = {
+    "core": "tests/core",
+    "kernels-cpu": "tests/kernels_cpu",
+    "kernels-triton": "tests/kernels",
+}
+
 BRIDGED = ("5.17.0", "newest")
 
 nox.needs_version = ">=2024.4.15"
@@ -145,7 +151,7 @@ def isolation(session: nox.Session, member: str) -> None:
     found = ("-c", str(CONSTRAINTS), *torch_index(), "--find-links", str(build_wheels(session)))
     name = "quantload" if member == "core" else f"quantload-{member}"
     session.install(*found, name, *TEST_TOOLS)
-    folder = "tests/core" if member == "core" else f"tests/plugins/{member}"
+    folder = TEST_FOLDERS.get(member, f"tests/plugins/{member}")
     session.run("pytest", folder, "-m", QUICK, *PARALLEL, *session.posargs, env=TESTING)
     if member == "core":
         session.install(*found, "quantload[all]")

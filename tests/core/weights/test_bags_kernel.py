@@ -16,6 +16,13 @@ from quantload.weights.affine import AffineWeight, bags_product
 from quantload.weights.affine.bags_kernel import TorchBags
 from quantload.weights.packed import PackedWeight
 
+
+@pytest.fixture(autouse=True)
+def _torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These kernels serve where the pack with faster ones is not installed."""
+    monkeypatch.setenv("QUANTLOAD_DISABLE", "quantload-kernels-cpu")
+
+
 pytestmark = pytest.mark.skipif(
     not bags.available(), reason="torch has no fast embedding bags for this CPU"
 )

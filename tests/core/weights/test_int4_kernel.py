@@ -16,6 +16,13 @@ from quantload.weights.affine import AffineWeight, int4_order, int4_product
 from quantload.weights.affine.int4_kernel import TorchInt4
 from quantload.weights.packed import PackedWeight
 
+
+@pytest.fixture(autouse=True)
+def _torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These kernels serve where the pack with faster ones is not installed."""
+    monkeypatch.setenv("QUANTLOAD_DISABLE", "quantload-kernels-cpu")
+
+
 pytestmark = pytest.mark.skipif(
     int4_order.block_rows() == 0, reason="torch has no vectorized int4 product for this CPU"
 )

@@ -15,6 +15,13 @@ from quantload_gguf.kernels.bags import BagsKernel
 from quantload_gguf.kernels.codes import AFFINE
 from quantload_gguf.kernels.int4 import Int4Kernel
 
+
+@pytest.fixture(autouse=True)
+def _torch_alone(monkeypatch):
+    """These kernels serve where the pack with faster ones is not installed."""
+    monkeypatch.setenv("QUANTLOAD_DISABLE", "quantload-kernels-cpu")
+
+
 needs_tiles = pytest.mark.skipif(
     not tiles.tile_rows(), reason="torch has no int4 matmul with a known layout on this CPU"
 )

@@ -21,6 +21,7 @@ logger = logging.getLogger("quantload.kernels.cpu")
 
 _lock = threading.RLock()
 _kept: list[Any] = []
+_DIGEST = 32
 
 
 def machine() -> Any:
@@ -52,8 +53,9 @@ def address(name: str, write: Callable[[Any, str], None]) -> int:
 def _object(name: str, write: Callable[[Any, str], None]) -> bytes:
     folder = settings.cache_folder()
     path = None if folder is None else folder / f"{name}-{_key()}.o"
-    if path is not None and path.is_file():
-        return path.read_bytes()
+    kept = None if path is None else _kept_code(path)
+    if kept is not None:
+        return kept
     code = _compiled(name, write)
     if path is not None:
         _keep(path, code)
@@ -73,12 +75,22 @@ def _compiled(name: str, write: Callable[[Any, str], None]) -> bytes:
     return code
 
 
+def _kept_code(path: Path) -> bytes | None:
+    """What `_keep` kept; None where there is nothing, or not what was written."""
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        return None
+    code = kept[_DIGEST:]
+    return code if hashlib.sha256(code).digest() == kept[:_DIGEST] else None
+
+
 def _keep(path: Path, code: bytes) -> None:
     """Put code where the next process finds it; a folder that cannot be written to is no harm."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(code)
+            file.write(hashlib.sha256(code).digest() + code)
         Path(file.name).replace(path)
     except OSError as error:
         logger.debug("compiled code is not kept in %s: %s", path.parent, error)
