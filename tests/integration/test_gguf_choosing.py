@@ -19,12 +19,15 @@ IDS = torch.arange(5, 25).unsqueeze(0)
 
 @pytest.fixture(scope="module")
 def repository(demo_model, tmp_path_factory):
-    """Two precisions, one of them in two parts, and a projector beside them."""
+    """Three precisions, one of them in parts in a folder, and a projector beside them."""
     folder = tmp_path_factory.mktemp("repository")
     for kind in ("Q8_0", "Q4_0"):
         config = GgufConfig(type=kind)
         model = load_model(demo_model, quantization_config=config)
         save_model(model, folder / f"demo-{kind}.gguf", sync=False)
+    parts = folder / "Q5_0" / "demo-Q5_0.gguf"
+    model = load_model(demo_model, quantization_config=GgufConfig(type="Q5_0"))
+    save_model(model, parts, max_shard_size="2MB", sync=False)
     (folder / "mmproj-demo.gguf").write_bytes(b"GGUF")
     (folder / "README.md").write_text("#")
     return folder
@@ -65,6 +68,17 @@ def test_a_repository_with_a_tag_or_a_name(repository, tmp_path, monkeypatch):
         assert {name for name, _ in fetched} == {"demo-Q4_0.gguf"}
         again = load_model("owner/demo", gguf_file="demo-Q8_0.gguf", cache_dir=tmp_path)
         assert kinds(again) == {"Q8_0"}
+        fetched.clear()
+        split = load_model("owner/demo:Q5_0", cache_dir=tmp_path)
+        parts = sorted(path.name for path in (repository / "Q5_0").iterdir())
+        assert len(parts) > 2
+        assert sorted({name for name, _ in fetched}) == parts
+        assert kinds(split) == {"Q5_0"}
+        fetched.clear()
+        named = load_model("owner/demo", gguf_file=f"Q5_0/{parts[1]}", cache_dir=tmp_path)
+        assert kinds(named) == {"Q5_0"}
+        assert not fetched
+        assert load_tokenizer(repository / "Q5_0" / parts[-1])("x").input_ids
         with pytest.raises(CheckpointError, match=r"owner/demo: several .*owner/demo:TAG"):
             load_model("owner/demo", cache_dir=tmp_path)
     # Without the hub, the cache serves.

@@ -314,6 +314,23 @@ def test_unigram(write_gguf, corpus):
         assert loaded.decode(ids) == original.decode(ids)
 
 
+def test_unigram_with_bytes_decodes_what_no_piece_covers(write_gguf):
+    letters = ["<pad>", "</s>", "<unk>", "\u2581", "a", "b", *(f"<0x{i:02X}>" for i in range(256))]
+    kinds = [gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.UNKNOWN] + [gguf.TokenType.NORMAL] * 3
+
+    def fill(writer):
+        writer.add_tokenizer_model("t5")
+        writer.add_token_list(letters)
+        writer.add_token_scores([0.0, 0.0, 0.0, -1.0, -2.0, -3.0] + [0.0] * 256)
+        writer.add_token_types([*kinds, *[gguf.TokenType.BYTE] * 256])
+
+    loaded = load_tokenizer(write_gguf(fill=fill, arch="t5"))
+    ids = loaded("  a \u20ac  b ", add_special_tokens=False).input_ids
+    assert ids == [3, 4, 3, 6 + 0xE2, 6 + 0x82, 6 + 0xAC, 3, 5]
+    assert loaded.decode(ids) == "a \u20ac b"
+    assert loaded("a").input_ids[-1] == 1  # the usual number of the end
+
+
 def with_options(writer, original, **options):
     write_vocabulary(writer, original, "gpt2", "gpt-2")
     writer.add_bos_token_id(0)

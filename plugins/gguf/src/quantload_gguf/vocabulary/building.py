@@ -116,7 +116,10 @@ def unigram(vocabulary: Vocabulary) -> Any:
     tokenizer.normalizer = normalizers.Sequence(steps)
     prefix = "always" if vocabulary.option("add_space_prefix", True) else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=prefix)
-    tokenizer.decoder = decoders.Metaspace(SPACE, prepend_scheme=prefix)
+    spaces = decoders.Metaspace(SPACE, prepend_scheme=prefix)
+    tokenizer.decoder = (
+        decoders.Sequence([decoders.ByteFallback(), spaces]) if bytes_known else spaces
+    )
     return tokenizer
 
 
