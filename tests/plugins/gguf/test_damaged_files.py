@@ -170,6 +170,28 @@ def test_counts_that_a_large_file_could_hold_are_bounded_too(name, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
 
 
+def many_tensors(count: int) -> bytes:
+    return build(tensors=[tensor(f"t{i}", (1,) * 8, 0, 32 * i) for i in range(count)], data=b"")
+
+
+def many_strings(count: int) -> bytes:
+    return build([entry("k", ARRAY, array(STRING, count, text("") * count))], [tensor("")])
+
+
+LONG = {"tensors": (many_tensors, 1 << 15), "strings": (many_strings, (1 << 21) - 8)}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_the_longest_headers_that_are_read_take_no_longer(what, tmp_path):
+    make, count = LONG[what]
+    path = tmp_path / "model.gguf"
+    path.write_bytes(make(count))
+    started = time.process_time()
+    with pytest.raises(CheckpointError, match=str(path)):
+        open_gguf(path)
+    assert time.process_time() - started < 1
+
+
 def test_every_truncation_is_noticed(write_gguf, quantized):
     def fill(writer):
         writer.add_string("a.string", "some text")

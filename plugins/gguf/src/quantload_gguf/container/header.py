@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
 ALIGNMENT_KEY = "general.alignment"
-MAX_TENSORS = 1 << 17
+MAX_TENSORS = 1 << 15  # the largest models have some thousands, and reading has to be quick
 MAX_KEYS = 1 << 16
 _SMALLEST_ENTRY = 25  # a name of one letter, no dimension
 _SMALLEST_FIELD = 14  # a key of one letter, a value of one byte
