@@ -72,6 +72,13 @@ def test_every_kind_of_scale_decodes_to_the_same_bits(name):
     assert_same_bits(dequantize(torch.from_numpy(blocks), name), reference(blocks, name))
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("byte", [0x00, 0x01, 0x7F, 0x80, 0xAA, 0xFE, 0xFF])
+def test_blocks_of_one_byte_decode_to_the_same_bits(name, byte):
+    blocks = np.full((2, 8 * ggml_type(name).nbytes), byte, dtype=np.uint8)
+    assert_same_bits(dequantize(torch.from_numpy(blocks), name), reference(blocks, name))
+
+
 @pytest.mark.parametrize("name", ["MXFP4", "NVFP4"])
 def test_every_eight_bit_scale_decodes_to_the_same_bits(name):
     kind = ggml_type(name)
