@@ -48,7 +48,8 @@ def packed_modules(
     """The modules that the checkpoint holds packed.
 
     Raises:
-        CheckpointError: a packed module does not have the shape of the model's.
+        CheckpointError: a packed module does not have the shape of the model's, or two
+            are the same one of the model.
         UnsupportedOperationError: what is packed cannot be hosted.
     """
     found = Evidence()
@@ -79,6 +80,11 @@ def packed_modules(
                 f"{checkpoint.path}: {origin} is packed with shape {list(spec.shape)}, and "
                 f"{module} of the model has shape {list(mine.shape or ())}; the checkpoint is of "
                 f"another model, or its config.json of another checkpoint"
+            )
+        if module in found.names:
+            raise CheckpointError(
+                f"{checkpoint.path}: {found.names[module]} and {origin} are both packed, and both "
+                f"are {module} of the model; remove the one that is not meant"
             )
         found.specs[module] = mine
         found.names[module] = origin

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from quantload.checkpoint.base import Checkpoint
-from quantload.errors import UnsupportedOperationError
+from quantload.errors import CheckpointError, UnsupportedOperationError
 from quantload.loading.names import Conversion, Member, NameMap, Route, Slot
 from quantload.loading.skeleton import tensors_of
 from quantload.loading.traits import Traits
@@ -133,11 +133,16 @@ class ExpertNames:
         }
 
     def layer(self, name: str, expected: Mapping[str, Tensor]) -> str:
-        """The weight of an expert's layer that a checkpoint tensor is; "" if it is none."""
+        """The weight of an expert's layer that a checkpoint tensor is; "" if it is none.
+
+        Raises:
+            CheckpointError: it is of an expert that the model does not have.
+        """
         # The class first: what it converted, it converts back when a float model is saved.
         member = self._inner.member(name, self._whole(expected))
         if member is not None and member.stack in self._stacks:
             module, _, stack = member.stack.rpartition(".")
+            self._check(name, module, member.number)
             parts = self._layouts[module].stacks[stack]
             known = member.parts == len(parts)
             return f"{module}.{member.number}.{parts[member.part]}.weight" if known else ""
@@ -145,8 +150,18 @@ class ExpertNames:
         if direct is None or direct[1] not in self._layouts:
             return ""
         layout = self._layouts[direct[1]]
-        known = direct[3] in (*layout.parts, layout.last)
-        return name if known and int(direct[2]) < layout.count else ""
+        if direct[3] not in (*layout.parts, layout.last):
+            return ""
+        self._check(name, direct[1], int(direct[2]))
+        return name
+
+    def _check(self, name: str, module: str, number: int) -> None:
+        count = self._layouts[module].count
+        if number >= count:
+            raise CheckpointError(
+                f"{name.removesuffix('.weight')} is of expert {number} (counted from 0), and {module} "
+                f"has {count} experts by config.json, which is of another checkpoint"
+            )
 
     def member(self, name: str, expected: Mapping[str, Tensor]) -> Member | None:
         """See `NameMap.member`; of what is not taken apart."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from quantload.checkpoint.base import Checkpoint
+from quantload.errors import CheckpointError
+from quantload.loading.evidence import Evidence
 from quantload.loading.names import Route
 from quantload.loading.report import LoadReport
 from quantload.loading.traits import Traits
@@ -31,7 +33,7 @@ class Match:
 
 def match(
     checkpoint: Checkpoint,
-    taken: set[str],
+    evidence: Evidence,
     traits: Traits,
     expected: Mapping[str, Tensor],
     report: LoadReport,
@@ -40,21 +42,23 @@ def match(
 
     Args:
         checkpoint: what is to be loaded.
-        taken: names that belong to packed weights.
+        evidence: what is packed; its tensors are left alone.
         traits: of the model's class.
         expected: the model's tensors (on meta), by name.
         report: where unexpected and ill-fitting tensors are noted.
 
     Raises:
-        CheckpointError: tensors that belong together do not fit together.
+        CheckpointError: tensors that belong together do not fit together, or a weight is
+            there packed and float.
     """
     sources = {
         name: torch.empty(info.torch_shape, dtype=info.torch_dtype, device="meta")
         for name, info in checkpoint.tensors.items()
-        if name not in taken
+        if name not in evidence.taken
     }
     found = Match()
     for route in traits.names.routes(sources, expected):
+        _refuse_twofold(route, evidence, checkpoint)
         known = {name: shape for name, shape in route.targets.items() if name in expected}
         fresh = {name: shape for name, shape in known.items() if name not in found.provided}
         if not fresh:
@@ -79,6 +83,16 @@ def match(
         if any(target in found.provided for target in fresh):
             found.routes.append(route)
     return found
+
+
+def _refuse_twofold(route: Route, evidence: Evidence, checkpoint: Checkpoint) -> None:
+    for target in route.targets:
+        module = target.removesuffix(".weight")
+        if module != target and module in evidence.specs:
+            raise CheckpointError(
+                f"{checkpoint.path}: {route.sources[0]} is the weight of {module}, which the file "
+                f"holds packed as well ({evidence.names[module]}); remove the one that is not meant"
+            )
 
 
 def _first(route: Route) -> str:

@@ -193,7 +193,7 @@ def decide(
         traits = take_apart(model, checkpoint, quantizer, traits)
     expected = tensors_of(model)
     evidence = packed_modules(model, checkpoint, quantizer, traits, expected, report)
-    found = match(checkpoint, evidence.taken, traits, expected, report)
+    found = match(checkpoint, evidence, traits, expected, report)
     packed = {f"{module}.weight" for module in evidence.specs}
     declared = {**tying.shared_parameters(model), **traits.ties}
     known = {n: o for n, o in declared.items() if n in expected and o in expected}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from quantload.plugin import CheckpointError, ModuleSpec
+from quantload.plugin import CheckpointError, ModuleSpec, UnsupportedOperationError
 from quantload_bitsandbytes.state import KEYS, PREFIX
 
 if TYPE_CHECKING:
@@ -30,9 +30,11 @@ def claimed_modules(headers: Mapping[str, TensorHeader]) -> dict[str, ModuleSpec
 
     Raises:
         CheckpointError: a module lacks some of its tensors.
+        UnsupportedOperationError: experts are packed as one stack.
     """
     found: dict[str, ModuleSpec] = {}
     for name in headers:
+        _refuse_stack(name)
         module, key = _split(name)
         if module is None or module in found:
             continue
@@ -48,6 +50,17 @@ def claimed_modules(headers: Mapping[str, TensorHeader]) -> dict[str, ModuleSpec
                 f"missing"
             )
     return found
+
+
+def _refuse_stack(name: str) -> None:
+    """Some programs pack the 3-D parameters of experts, which are not called `weight`."""
+    whole, found, _ = name.partition(f".{PREFIX.removeprefix('weight.')}")
+    if found and not whole.endswith(".weight"):
+        raise UnsupportedOperationError(
+            f"{name}: {whole} is packed as one tensor, as no bitsandbytes release reads or writes "
+            f"it; layers are read that are packed one by one (weight, weight.absmax, ...): take "
+            f"the float checkpoint, and quantize it on load"
+        )
 
 
 def _split(name: str) -> tuple[str | None, str]:
