@@ -159,8 +159,8 @@ class ExpertNames:
         count = self._layouts[module].count
         if number >= count:
             raise CheckpointError(
-                f"{name.removesuffix('.weight')} is of expert {number} (counted from 0), and {module} "
-                f"has {count} experts by config.json, which is of another checkpoint"
+                f"{name.removesuffix('.weight')} is of expert {number} (counted from 0), and "
+                f"{module} has {count} experts by config.json, which is of another checkpoint"
             )
 
     def member(self, name: str, expected: Mapping[str, Tensor]) -> Member | None:

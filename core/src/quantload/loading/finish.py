@@ -12,6 +12,7 @@ from quantload.errors import CheckpointError, NoKernelError
 from quantload.kernels.selector import REFERENCE, prepare
 from quantload.loading import tying
 from quantload.loading.device_map import DISK, DeviceMap
+from quantload.loading.heap import PACKED_STRIDE, Trimmer
 from quantload.loading.plan import Plan
 from quantload.loading.skeleton import get_tensor, set_tensor, tensors_of
 from quantload.modules import hosts_of
@@ -119,6 +120,7 @@ def prepare_kernels(
         NoKernelError: `kernel` was asked for and cannot run a weight.
     """
     seen: set[int] = set()
+    trimmer = Trimmer(PACKED_STRIDE)
     for name, host in hosts_of(model):
         weight = host.weight
         if id(weight) in seen:
@@ -135,5 +137,6 @@ def prepare_kernels(
         assert isinstance(weight, PackedWeight)
         held = {tensor.data_ptr() for tensor in weight.storage().values()}
         prepare(weight, kernel)
+        trimmer.passed(weight.nbytes)
         if held.isdisjoint(tensor.data_ptr() for tensor in weight.storage().values()):
             release(name)

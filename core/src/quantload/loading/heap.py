@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 STRIDE = 64 << 20
 """Bytes after which it is worth while."""
+PACKED_STRIDE = STRIDE // 4
+"""Of packed weights, whose codes take several times as much while kernels arrange them."""
 
 
 class Trimmer:

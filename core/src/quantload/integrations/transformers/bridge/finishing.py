@@ -8,6 +8,7 @@ import torch
 
 from quantload.integrations.transformers.attributes import untie_config
 from quantload.kernels.selector import prepare
+from quantload.loading.heap import PACKED_STRIDE, Trimmer
 from quantload.loading.plan import Decision
 from quantload.loading.skeleton import tensors_of
 from quantload.modules import hosts_of
@@ -32,6 +33,7 @@ def finish(model: Any, decided: Decision) -> None:
         elif tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
             tensor.data = tensor.data.clone()
     seen: set[int] = set()
+    trimmer = Trimmer(PACKED_STRIDE)
     for name, host in hosts_of(model):
         bias = host._parameters.get("bias")
         if bias is not None and f"{name}.bias" not in decided.found.provided and not bias.is_meta:
@@ -40,4 +42,5 @@ def finish(model: Any, decided: Decision) -> None:
         if id(host.weight) not in seen and not host.weight.is_meta:
             seen.add(id(host.weight))
             prepare(host.weight)
+            trimmer.passed(host.weight.nbytes)
     untie_config(model, decided)

@@ -20,7 +20,7 @@ from quantload_gguf import open_gguf
 gguf = pytest.importorskip("gguf")
 transformers = pytest.importorskip("transformers")
 _spec = importlib.util.spec_from_file_location(
-    "gguf_converter", Path(__file__).parents[1] / "plugins" / "gguf" / "converter.py"
+    "gguf_converter", Path(__file__).parents[2] / "plugins" / "gguf" / "converter.py"
 )
 assert _spec is not None
 assert _spec.loader is not None
