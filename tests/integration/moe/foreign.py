@@ -200,6 +200,7 @@ CHECKPOINTS: dict[str, Foreign] = {
             EXPERT: _gptq,
         },
     ),
+    "Qwen3-MoE by AutoAWQ": Foreign("qwen3-moe", AWQ, {ATTENTION: _awq, EXPERT: _awq}),
     "Qwen2-MoE by AutoGPTQ": Foreign(
         "qwen2-moe",
         {**GPTQ, "model_file_base_name": "model", "model_name_or_path": None},

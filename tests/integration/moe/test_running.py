@@ -110,6 +110,24 @@ def test_no_token_and_a_single_one(one: Packed) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_token_alone_gives_what_it_gives_among_others(one: Packed) -> None:
+    _, model, _, _ = one
+    experts = model.model.layers[0].mlp.experts
+    twice = torch.tensor([[3, 0, 2, 1], [3, 0, 2, 1]])
+    x, weights = torch.randn(2, 64), torch.rand(2, 4)
+    grads, outputs = [], []
+    for rows in (1, 2):  # the second path sorts the tokens by expert
+        own = x[:1].expand(rows, 64).clone().requires_grad_()
+        y = experts(own, twice[:rows], weights[:1].expand(rows, 4))
+        y[0].square().sum().backward()
+        assert own.grad is not None
+        outputs.append(y[0])
+        grads.append(own.grad[0])
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(grads[0], grads[1], atol=1e-3, rtol=1e-4)
+    assert not experts(x[:1], torch.tensor([[4, 4]]), weights[:1, :2]).any()
+
+
 def test_gradients_are_the_same_with_checkpoints(one: Packed) -> None:
     _, model, _, _ = one
     ids = torch.randint(3, 96, (2, 9), generator=torch.Generator().manual_seed(3))

@@ -26,6 +26,8 @@ def run(experts: QuantizedExperts, x: Tensor, chosen: Tensor, weights: Tensor) -
         weights: `[tokens, choices]`.
     """
     tokens = chosen.shape[0]
+    if tokens == 1:
+        return _one_token(experts, x, chosen[0].tolist(), weights)
     flat = chosen.t().reshape(-1)
     counts = torch.bincount(flat, minlength=experts.num_experts).tolist()
     order = flat.argsort(stable=True)
@@ -36,10 +38,25 @@ def run(experts: QuantizedExperts, x: Tensor, chosen: Tensor, weights: Tensor) -
             continue
         places = order[start : start + count]
         start += count
-        if experts.own is not None and number not in experts.own:
+        if not _held(experts, number):
             continue
         rows = places % tokens
-        given = experts.expert(number, x if tokens == 1 else x[rows])
+        given = experts.expert(number, x[rows])
         given = given * weights[rows, places // tokens, None]
         result.index_add_(0, rows, given.to(result))
     return result
+
+
+def _one_token(experts: QuantizedExperts, x: Tensor, chosen: list[int], weights: Tensor) -> Tensor:
+    """The same sum, in the same order, without sorting: decoding does nothing else."""
+    result = torch.zeros_like(x)
+    for number, place in sorted((number, place) for place, number in enumerate(chosen)):
+        if number < experts.num_experts and _held(experts, number):
+            given = experts.expert(number, x) * weights[:, place, None]
+            result += given.to(result)
+    return result
+
+
+def _held(experts: QuantizedExperts, number: int) -> bool:
+    """Whether this process has an expert."""
+    return experts.own is None or number in experts.own
