@@ -2,7 +2,7 @@
 
 Run as a program, outside triton's interpreter: `compiled.py CAPABILITY TABLE [ROWS ...]` prints
 as JSON the shared memory of every kernel, and how often an operand of a running product is
-overwritten.
+overwritten. With `warpgroups` for the table it compiles those, in every size and for every width.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
+from warpgroup_sizes import SIZES
 
 CAPABILITY = int(sys.argv[1])
 
@@ -69,31 +70,60 @@ def main():
         return kernel
 
     JITFunction.run = compile_only
-    from quantload_kernels_triton import hopper, launch, plans
+    from quantload_kernels_triton import hopper, launch, plans, warpgroups
+    from quantload_kernels_triton.blocks import launch as block_launch
     from quantload_kernels_triton.geometry import Geometry
     from quantload_kernels_triton.jit import hopper as written
 
     hopper._module = lambda: written  # with whatever triton there is
+    warpgroups.NEWEST = (99, 0)
 
-    asked = {int(rows) for rows in sys.argv[3:]}
-    for entry in plans.table(sys.argv[2]):
-        if asked and entry.rows not in asked:
-            continue
-        geometry = Geometry(entry.bits, 512, 4096)
-        pairs = (32, geometry.tiles, 8, 2)
+    def zeros(shape, dtype):
+        return torch.zeros(shape, dtype=dtype)
+
+    def multiply(rows, bits, plan, group=128, scales=torch.float16, table=""):
+        geometry = Geometry(bits, 512, 4096)
+        shape = (4096 // group, geometry.tiles, 8, 2)
+        offsets = None if table else zeros(shape, torch.int16)
+        words = zeros(geometry.words_shape, torch.int16)
+        run, size = min(group, 256), (512, 4096)
         weight = launch.Arranged(
-            torch.zeros(geometry.words_shape, dtype=torch.int16),
-            torch.ones(pairs, dtype=torch.float16),
-            torch.zeros(pairs, dtype=torch.int16),
-            None,
-            entry.bits,
-            128,
-            128,
-            512,
-            4096,
+            words, zeros(shape, scales), offsets, None, bits, group, run, *size, table
         )
-        plan = plans.fitted(entry.plan, geometry, 128)
-        launch.linear(torch.zeros(entry.rows, 4096, dtype=torch.float16), weight, None, plan)
+        plan = plans.fitted(plan, geometry, 128)
+        launch.linear(zeros((rows, 4096), torch.float16), weight, None, plan)
+
+    def multiply_blocks(form, plan):
+        size = (512, 4096)
+        low = zeros(form.low(*size).words_shape, torch.int16).squeeze(2)
+        high = minima = None
+        if form.high_bits:
+            high = zeros(form.high(*size).words_shape, torch.int16).squeeze(2)
+        if form.steps and form.offsets:
+            minima = zeros(form.minima_shape(*size), torch.int32)
+        steps = zeros(form.steps_shape(*size), torch.int32) if form.steps else None
+        scales = zeros(form.scales_shape(*size), torch.float16)
+        weight = block_launch.Blocks(low, high, scales, steps, minima, form, *size)
+        block_launch.linear(zeros((300, 4096), torch.float16), weight, plan)
+
+    if sys.argv[2] == "warpgroups":
+        from quantload_kernels_triton.blocks.form import Form
+        from quantload_kernels_triton.blocks.plans import Plan
+
+        for sizes in SIZES:
+            multiply(300, 4, plans.Plan("warpgroups", **sizes))
+        plan = plans.Plan("warpgroups", **SIZES[0])
+        for bits in (2, 3, 8):
+            multiply(300, bits, plan)
+        multiply(300, 4, plan, 64, torch.float32, "nf4")
+        multiply(300, 8, plan, 4096, torch.float32)
+        for form in (Form(4, 8, False, 0), Form(5, 0, True, 32), Form(6, 32, False, 16)):
+            multiply_blocks(form, Plan("warpgroups", **SIZES[0]))
+    else:
+        asked = {int(rows) for rows in sys.argv[3:]}
+        for entry in plans.table(sys.argv[2]):
+            if not asked or entry.rows in asked:
+                multiply(entry.rows, entry.bits, entry.plan)
     result = [
         [name, kernel.metadata.shared, overwritten(kernel.asm["ptx"])] for name, kernel in found
     ]

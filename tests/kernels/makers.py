@@ -23,7 +23,10 @@ def make_weight(
     dtype=torch.float16,
     seed=0,
 ):
-    """`act_order` is None, "even" (groups of one size) or "uneven"; `offsets` a dtype."""
+    """`act_order` is None, "even" (groups of one size), "uneven" or "wide" (runs of 64).
+
+    `offsets` is a dtype.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def integers(high, *size):
@@ -38,8 +41,9 @@ def make_weight(
     g_idx = None
     if act_order is not None:
         g_idx = torch.arange(columns) // group_size
-        if act_order == "uneven":
-            g_idx = torch.repeat_interleave(torch.arange(columns // 32) ** 2 % groups, 32)
+        if act_order != "even":
+            run = {"uneven": 32, "wide": 64}[act_order]
+            g_idx = torch.repeat_interleave(torch.arange(columns // run) ** 2 % groups, run)
         g_idx = g_idx[torch.randperm(columns, generator=generator)].to(torch.int32)
     added = None
     if offsets is not None:

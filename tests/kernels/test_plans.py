@@ -46,8 +46,8 @@ def test_devices_of_other_families_get_the_plans_that_need_least():
 def test_the_measured_plan_of_a_listed_product_is_the_one_used():
     for entry in plans.table("sm90"):
         geometry = Geometry(entry.bits, entry.out, entry.into)
-        hopper = entry.plan.kernel == "hopper"
-        found = plans.plan_for("sm90", geometry, 128, entry.rows, hopper)
+        able = plans.ON_HOPPER & {entry.plan.kernel}
+        found = plans.plan_for("sm90", geometry, 128, entry.rows, able)
         assert found == plans.fitted(entry.plan, geometry, 128)
 
 
@@ -67,5 +67,15 @@ def test_the_devices_with_the_least_shared_memory_have_enough():
 def test_no_operand_is_overwritten_while_hopper_reads_it():
     found = compiled(90, "sm90", 64, 256)
     assert {"many_rows", "hopper_rows"} <= {name for name, _, _ in found}
+    assert [entry for entry in found if entry[2]] == []
+    assert max(shared for _, shared, _ in found) <= 227 * 1024
+
+
+@pytest.mark.slow
+def test_warpgroups_leave_an_operand_alone_while_it_is_read():
+    found = compiled(90, "warpgroups")
+    names = [name for name, _, _ in found]
+    assert names.count("affine_rows") == 15
+    assert names.count("blocks_rows") == 3
     assert [entry for entry in found if entry[2]] == []
     assert max(shared for _, shared, _ in found) <= 227 * 1024

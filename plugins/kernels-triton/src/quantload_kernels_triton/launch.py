@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import triton.language as tl
 from torch import Tensor
 
-from quantload_kernels_triton import hopper
+from quantload_kernels_triton import hopper, warpgroups
 from quantload_kernels_triton.availability import capability
 from quantload_kernels_triton.geometry import Geometry
 from quantload_kernels_triton.jit.decoded import decoded
@@ -27,6 +27,9 @@ from quantload_kernels_triton.launching import (
     pack_activations,
 )
 from quantload_kernels_triton.plans import MOST_FEW, Plan, family, fitted, plan_for
+
+WARPGROUPS = ("BITS", "GROUP", "RUN", "LISTED", "SYMMETRIC", "TABLE")
+"""Settings that the kernel of warpgroups has, too."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,12 @@ def plan_of(rows: int, weight: Arranged, dtype: torch.dtype = torch.float16) -> 
     """The plan for so many rows of activations of a dtype on the device of the weight."""
     device = weight.words.device
     found = capability(device) if device.type == "cuda" else (8, 0)
-    able = rows > MOST_FEW and hopper.suits(weight, dtype)
-    return plan_for(family(found), weight.geometry, weight.run, rows, able)
+    able = set()
+    if rows > MOST_FEW and hopper.suits(weight, dtype):
+        able.add("hopper")
+    if rows > MOST_FEW and suits(weight, dtype):
+        able.add("warpgroups")
+    return plan_for(family(found), weight.geometry, weight.run, rows, frozenset(able))
 
 
 def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None = None) -> Tensor:
@@ -100,6 +107,8 @@ def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None 
             return F.linear(x, decode(weight, x.dtype, plan))
         if plan.kernel == "hopper":
             return add_up(*hopper.product(x, weight, plan), overlaps(x.device))
+        if plan.kernel == "warpgroups":
+            return _warpgroups(x, weight, plan)
         return _many(x, weight, plan)
 
 
@@ -212,6 +221,32 @@ def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
         num_stages=plan.stages,
     )
     return add_up(out, y, overlap)
+
+
+def suits(weight: Arranged, dtype: torch.dtype) -> bool:
+    """Whether warpgroups can multiply with a weight."""
+    return (
+        weight.run >= warpgroups.COLUMNS
+        and dtype in HALVES
+        and _scaling(weight, dtype, many=True) != 2
+        and warpgroups.able(weight.words.device, weight.in_features)
+    )
+
+
+def _warpgroups(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
+    geometry = weight.geometry
+    settings = weight.settings()
+    constants = {name: settings[name] for name in WARPGROUPS}
+    out, y = warpgroups.product(
+        warpgroups.AFFINE,
+        x,
+        weight.tensors(),
+        (geometry.rows, geometry.columns),
+        (geometry.tiles, geometry.units, weight.scales.shape[0]),
+        {**constants, "SCALING": _scaling(weight, x.dtype, many=True)},
+        plan,
+    )
+    return add_up(out, y, overlaps(x.device))
 
 
 def _missing(geometry: Geometry, width: int) -> int:

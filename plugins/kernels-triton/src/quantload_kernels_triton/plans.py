@@ -17,6 +17,9 @@ from importlib.resources import files
 from quantload.errors import UnsupportedOperationError
 from quantload_kernels_triton.geometry import Geometry
 
+ON_HOPPER = frozenset({"hopper", "warpgroups"})
+"""Kernels that not every device and weight can have."""
+
 MOST_FEW = 32
 """Rows up to which `few_rows` can be used."""
 
@@ -26,17 +29,20 @@ class Plan:
     """Sizes for one launch.
 
     Attributes:
-        kernel: "few", "many", "decoded" or "hopper".
+        kernel: "few", "many", "decoded", "hopper" or "warpgroups".
         tiles: tiles of 16 rows of the weight, of a program ("few", "hopper") or a warp.
         units: units of columns that a warp takes at once.
         warps: warps of a program.
         ahead: how many times `units` are loaded ("few") or multiplied ("many") before the
             warps of a program wait for each other.
         packed: whether "few" first brings the activations into the order of its operand.
-        rows: rows of activations of a program of "many" or "hopper".
+        rows: rows of activations of a program of "many", "hopper" or "warpgroups".
         stages: depth of its pipeline.
         parts: into how many parts it splits the columns.
         makers: how many groups of four warps decode, in "hopper".
+        stack: warpgroups of a program of "warpgroups" that stand one below the other.
+        high: how often 64 rows of the weight each of them has.
+        ways: warpgroups that share the columns of one of these.
     """
 
     kernel: str
@@ -49,6 +55,9 @@ class Plan:
     stages: int = 3
     parts: int = 1
     makers: int = 1
+    stack: int = 2
+    high: int = 1
+    ways: int = 1
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,9 @@ def table(name: str) -> tuple[Listed, ...]:
 
 
 @cache
-def plan_for(name: str, geometry: Geometry, run: int, rows: int, hopper: bool = False) -> Plan:
+def plan_for(
+    name: str, geometry: Geometry, run: int, rows: int, able: frozenset[str] = frozenset()
+) -> Plan:
     """The plan for a product.
 
     Args:
@@ -86,12 +97,13 @@ def plan_for(name: str, geometry: Geometry, run: int, rows: int, hopper: bool = 
         geometry: of the weight.
         run: columns that share a group.
         rows: rows of activations, at least 1.
-        hopper: whether the kernel of that name can run it; then its plans come first.
+        able: which of the kernels `ON_HOPPER` can run it; their plans come first.
     """
     entries = [
         entry
         for entry in table(name)
-        if entry.bits == geometry.bits and (hopper or entry.plan.kernel != "hopper")
+        if entry.bits == geometry.bits
+        and (entry.plan.kernel not in ON_HOPPER or entry.plan.kernel in able)
     ]
     steps = sorted({entry.rows for entry in entries})
     if not steps:
@@ -102,7 +114,7 @@ def plan_for(name: str, geometry: Geometry, run: int, rows: int, hopper: bool = 
         (entry for entry in entries if entry.rows == step),
         key=lambda entry: (
             _distance(shape, (entry.out, entry.into)),
-            entry.plan.kernel != "hopper",
+            entry.plan.kernel not in ON_HOPPER,
         ),
     )
     return fitted(nearest.plan, geometry, run)
@@ -114,7 +126,7 @@ def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:
 
 def fitted(plan: Plan, geometry: Geometry, run: int) -> Plan:
     """A plan made possible for a weight."""
-    if plan.kernel == "hopper":
+    if plan.kernel in ON_HOPPER:
         return plan
     units = plan.units if run >= plan.units * geometry.unit else 1
     plan = replace(plan, units=units)

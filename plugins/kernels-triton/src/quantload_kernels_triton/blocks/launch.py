@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import triton.language as tl
 from torch import Tensor
 
+from quantload_kernels_triton import warpgroups
 from quantload_kernels_triton.blocks.form import SUPER, Form
 from quantload_kernels_triton.blocks.jit.few_rows import few_rows, pack_with_sums
 from quantload_kernels_triton.blocks.jit.many_rows import decoded, many_rows
@@ -104,6 +105,8 @@ def linear(x: Tensor, weight: Blocks, plan: Plan | None = None) -> Tensor:
             return _few(x, weight, plan)
         if plan.kernel == "decoded":
             return F.linear(x, decode(weight, x.dtype))
+        if plan.kernel == "warpgroups":
+            return _warpgroups(x, weight, plan)
         return _many(x, weight, plan)
 
 
@@ -227,6 +230,15 @@ def _many(x: Tensor, weight: Blocks, plan: Plan) -> Tensor:
         num_stages=plan.stages,
     )
     return add_up(out, y, overlap)
+
+
+def _warpgroups(x: Tensor, weight: Blocks, plan: Plan) -> Tensor:
+    settings = weight.settings()
+    constants = {name: settings[name] for name in ("BITS", "ZERO", "OFFSETS", "STEPS")}
+    shape = weight.out_features, weight.in_features
+    tensors, sizes = weight.tensors(), weight.sizes()
+    out, y = warpgroups.product(warpgroups.BLOCKS, x, tensors, shape, sizes, constants, plan)
+    return add_up(out, y, overlaps(x.device))
 
 
 def _shared(device: torch.device) -> int:

@@ -24,15 +24,18 @@ class Plan:
     """Sizes for one launch.
 
     Attributes:
-        kernel: "few", "many" or "decoded".
+        kernel: "few", "many", "decoded" or "warpgroups".
         tiles: tiles of 16 rows of the weight, of a program ("few") or a warp ("many").
         span: columns that a warp of "few" takes at once.
         warps: warps of a program.
         packed: whether "few" first brings the activations into the order of its operand.
-        rows: rows of activations of a program of "many".
+        rows: rows of activations of a program of "many" or "warpgroups".
         ahead: how often "many" takes 64 columns before its warps wait for each other.
         stages: depth of its pipeline.
         parts: into how many parts it splits the columns.
+        stack: see `plans.Plan`, as for `high` and `ways`.
+        high: see `stack`.
+        ways: see `stack`.
     """
 
     kernel: str
@@ -44,6 +47,9 @@ class Plan:
     ahead: int = 2
     stages: int = 3
     parts: int = 1
+    stack: int = 2
+    high: int = 1
+    ways: int = 1
 
 
 def plan_for(form: Form, out: int, into: int, rows: int, shared: int = LEAST_SHARED) -> Plan:

@@ -1,0 +1,130 @@
+"""Launching the kernels of `jit.warpgroups`, whose warpgroups decode for their own products."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from quantload_kernels_triton.availability import capability, interpreting, version
+
+OLDEST = (3, 6)
+NEWEST = (3, 6)
+"""Versions of triton with which they were tested; their language is not stable yet."""
+
+COLUMNS = 64
+"""Columns of a step."""
+
+REGISTERS = {1: 240, 2: 240, 3: 160, 4: 112}
+"""Registers of a thread that multiplies, by how many warpgroups do."""
+
+AFFINE = ("quantload_kernels_triton.jit.warpgroups.affine", "affine_rows")
+BLOCKS = ("quantload_kernels_triton.blocks.jit.warpgroups", "blocks_rows")
+
+
+class Sizes(Protocol):
+    """What a plan says of such a kernel; see `plans.Plan`."""
+
+    @property
+    def stack(self) -> int:
+        """Warpgroups one below the other."""
+
+    @property
+    def high(self) -> int:
+        """How often 64 rows of the weight each of them has."""
+
+    @property
+    def ways(self) -> int:
+        """Warpgroups that share the columns of one of these."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of activations of a program."""
+
+    @property
+    def stages(self) -> int:
+        """Depth of the ring of activations."""
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts the columns are split."""
+
+
+@cache
+def _kernel(module: str, name: str) -> Any:
+    """A kernel; None where it cannot be."""
+    if interpreting() or torch.version.hip is not None or not OLDEST <= version() <= NEWEST:
+        return None
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):  # no Gluon, or another than is known here
+        return None
+
+
+def able(device: torch.device, columns: int) -> bool:
+    """Whether the kernels run on a device, with weights of so many columns."""
+    return (
+        columns % COLUMNS == 0
+        and device.type == "cuda"
+        and capability(device)[0] == 9
+        and _kernel(*AFFINE) is not None
+    )
+
+
+def product(
+    kernel: tuple[str, str],
+    x: Tensor,
+    tensors: Sequence[Tensor],
+    shape: tuple[int, int],
+    numbers: Sequence[int],
+    constants: Mapping[str, Any],
+    plan: Sizes,
+) -> tuple[Tensor, Tensor]:
+    """What `x @ W.T` is the sum of, and `y` for it; the same tensor where it is complete.
+
+    Args:
+        kernel: `AFFINE` or `BLOCKS`.
+        x: `[rows, in_features]`.
+        tensors: what the weight consists of.
+        shape: of the weight, `(out_features, in_features)`; `able` has said yes to it.
+        numbers: further arguments of the kernel, the first of them how many tiles there are.
+        constants: what it is compiled for, but for the sizes.
+        plan: those.
+    """
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    rows = x.shape[0]
+    if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:  # it is copied in 16 bytes
+        x = x.clone(memory_format=torch.contiguous_format)
+    y = x.new_empty((rows, shape[0]))
+    steps = shape[1] // COLUMNS
+    each = -(-steps // plan.parts)
+    parts = -(-steps // each)
+    out = y if parts == 1 else y.new_empty((parts, *y.shape), dtype=torch.float32)
+    tile = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    grid = (-(-rows // plan.rows), -(-numbers[0] // (4 * plan.stack * plan.high)), parts)
+    _kernel(*kernel)[grid](
+        TensorDescriptor.from_tensor(x, [plan.rows, COLUMNS], tile),
+        *tensors,
+        out,
+        rows,
+        shape[1],
+        shape[0],
+        *numbers,
+        each,
+        **constants,
+        STACK=plan.stack,
+        HIGH=plan.high,
+        WAYS=plan.ways,
+        ROWS=plan.rows,
+        STAGES=plan.stages,
+        OVERLAP=parts > 1,
+        REGISTERS=REGISTERS[plan.stack * plan.ways],
+        num_warps=4,
+    )
+    return out, y
