@@ -21,11 +21,31 @@ import torch.nn.functional as F
 from _cuda import compile_all, dense_weights, microseconds, write
 from triton_affine import arguments_of, asked, error, random_weight, wanted, weights_of
 
-from quantload_kernels_triton import launch
+from quantload_kernels_triton import launch, warpgroups
 from quantload_kernels_triton.geometry import Geometry
 from quantload_kernels_triton.plans import Plan, fitted
 
-KINDS = (("few", False), ("few", True), ("many", False), ("decoded", False), ("hopper", False))
+KINDS = (
+    ("few", False),
+    ("few", True),
+    ("many", False),
+    ("decoded", False),
+    ("hopper", False),
+    ("warpgroups", False),
+)
+WARPGROUPS = (
+    {"stack": 2, "rows": 128, "stages": 6},
+    {"stack": 2, "rows": 256, "stages": 4},
+    {"stack": 2, "high": 2, "rows": 128, "stages": 6},
+    {"stack": 2, "high": 2, "rows": 64, "stages": 8},
+    {"stack": 4, "rows": 64, "stages": 8},
+    {"stack": 3, "rows": 128, "stages": 6},
+    {"stack": 1, "ways": 4, "rows": 64, "stages": 12},
+    {"stack": 2, "ways": 2, "rows": 64, "stages": 12},
+    {"stack": 1, "ways": 3, "rows": 128, "stages": 8},
+    {"stack": 1, "ways": 2, "rows": 128, "stages": 8},
+)
+"""Sizes that fit the registers and the shared memory of Hopper."""
 
 
 def plans(rows: int, geometry: Geometry, run: int) -> Iterator[Plan]:
@@ -53,7 +73,21 @@ def plans(rows: int, geometry: Geometry, run: int) -> Iterator[Plan]:
     if rows >= 512:
         for tiles, unit, warps in ((1, 2, 4), (2, 2, 4), (1, 2, 8), (1, 1, 4)):
             found[Plan("decoded", tiles, unit, warps)] = None
+    if rows > 32 and run >= warpgroups.COLUMNS:
+        found.update(dict.fromkeys(warpgroup_plans(rows, geometry)))
     yield from dict.fromkeys(fitted(plan, geometry, run) for plan in found)
+
+
+def warpgroup_plans(rows: int, geometry: Geometry) -> Iterator[Plan]:
+    """Plans of the kernel whose warpgroups decode for their own products, on Hopper."""
+    if not warpgroups.able(torch.device("cuda"), geometry.columns):
+        return
+    for sizes, parts in itertools.product(WARPGROUPS, (1, 2, 3, 4)):
+        plan = Plan("warpgroups", parts=parts, **sizes)
+        tall = 64 * plan.stack * plan.high
+        programs = -(-rows // plan.rows) * -(-geometry.rows // tall) * parts
+        if plan.rows < 2 * rows and programs >= 48 and (parts == 1 or programs <= 300):
+            yield plan
 
 
 def wide_plans(rows: int, geometry: Geometry) -> Iterator[Plan]:
@@ -156,6 +190,9 @@ def short(plan: Plan) -> str:
         sizes = (
             f"{plan.rows}x{16 * plan.tiles * plan.warps} stages={plan.stages} parts={plan.parts}"
         )
+    elif plan.kernel == "warpgroups":
+        groups = f"stack={plan.stack}x{plan.high} ways={plan.ways}"
+        return f"warpgroups {plan.rows} {groups} stages={plan.stages} parts={plan.parts}"
     else:
         sizes = f"tiles={plan.tiles}{' packed' if plan.packed else ''}"
     return f"{plan.kernel} warps={plan.warps} units={plan.units}x{plan.ahead} {sizes}"

@@ -8,6 +8,7 @@ from triton.experimental.gluon import language as gl
 from quantload_kernels_triton.jit.fields import field_asm
 from quantload_kernels_triton.jit.tables import lookup_asm
 from quantload_kernels_triton.jit.warpgroups.engine import run
+from quantload_kernels_triton.jit.warpgroups.groups import group_at
 from quantload_kernels_triton.jit.warpgroups.operand import (
     halves,
     of_rows,
@@ -17,18 +18,6 @@ from quantload_kernels_triton.jit.warpgroups.operand import (
     times,
     words_at,
 )
-
-
-@gluon.jit
-def group_at(column, segments, columns, groups, FORM: gl.constexpr):
-    """See `groups.group_of`."""
-    if FORM[3]:
-        group = gl.load(segments + gl.minimum(column, columns - 1) // FORM[2])
-    elif FORM[1] == 0:
-        group = column * 0
-    else:
-        group = gl.minimum(column // FORM[1], groups - 1)
-    return group
 
 
 @gluon.jit
@@ -54,7 +43,7 @@ def fetch(at, tensors, step, FORM: gl.constexpr):
     """What a lane needs of a step: words, scales, zero-points, and what has its place in them."""
     words, scales, zeros, segments, columns, tiles, units, groups = tensors
     BITS: gl.constexpr = FORM[0]
-    group = group_at(step * 64, segments, columns, groups, FORM) * (tiles * 8)
+    group = group_at(step * 64, segments, columns, groups, FORM[1], FORM[2], FORM[3]) * (tiles * 8)
     if BITS == 8:
         low = gl.load(at[0] + step * 256)
         high = gl.load(at[0] + step * 256 + 128)

@@ -9,8 +9,8 @@ cores' time, while it waits or decodes, another one takes.
 What a weight consists of is not known here: a kernel hands over how it is loaded and decoded.
 
 This is written in Gluon, where layouts and waiting are explicit. Gluon is young: what
-changed its name between triton 3.6 and 3.9 is looked up here. Where it is absent or
-older, importing this module fails and `many_rows` serves.
+changed its name between triton 3.6 and 3.9 is looked up in `ring`. Where it is absent or
+older, importing this module fails and other kernels serve.
 """
 
 from __future__ import annotations
