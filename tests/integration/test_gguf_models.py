@@ -114,6 +114,26 @@ def test_generation_ends_where_the_file_says(tmp_path):
     assert loaded.generation_config.pad_token_id == 0
 
 
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_chat_ends_with_its_turns(chat, tmp_path):
+    def fill(writer):
+        tokens = [f"t{i}" for i in range(VOCABULARY)]
+        tokens[7], tokens[9] = "<end_of_turn>", "<|im_end|>"
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(tokens)
+        writer.add_token_types([1] * 7 + [3] + [1] * (VOCABULARY - 8))  # the other one is text
+        writer.add_eos_token_id(2)
+        if chat:
+            writer.add_chat_template("{{ messages }}")
+
+    path = converter.convert(original("llama"), "llama", tmp_path / "m.gguf", fill=fill)
+    loaded = load_model(path)
+    assert loaded.config.eos_token_id == 2
+    assert loaded.generation_config.eos_token_id == ([2, 7] if chat else 2)
+    again = load_model(quantload.save_model(loaded, tmp_path / "n.gguf", sync=False))
+    assert again.generation_config.eos_token_id == loaded.generation_config.eos_token_id
+
+
 def test_a_split_model_is_loaded_whole(tmp_path):
     model = original("qwen2")
     converter.convert(model, "qwen2", tmp_path / "m.gguf", "Q8_0", split_max_tensors=5)

@@ -331,6 +331,17 @@ def test_unigram_with_bytes_decodes_what_no_piece_covers(write_gguf):
     assert loaded("a").input_ids[-1] == 1  # the usual number of the end
 
 
+def test_unigram_with_some_bytes_and_no_unknown_token_is_refused(write_gguf):
+    def fill(writer):
+        writer.add_tokenizer_model("t5")
+        writer.add_token_list(["a", "<0x41>"])
+        writer.add_token_scores([-1.0, 0.0])
+        writer.add_token_types([gguf.TokenType.NORMAL, gguf.TokenType.BYTE])
+
+    with pytest.raises(CheckpointError, match="expected one of the tokens to be the unknown one"):
+        load_tokenizer(write_gguf(fill=fill, arch="t5"))
+
+
 def with_options(writer, original, **options):
     write_vocabulary(writer, original, "gpt2", "gpt-2")
     writer.add_bos_token_id(0)

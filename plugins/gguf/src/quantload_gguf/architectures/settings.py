@@ -22,6 +22,8 @@ SAMPLING = {
     "repetition_penalty": "general.sampling.penalty_repeat",
 }
 """Key of the generation config -> key of the metadata."""
+TURNS = frozenset({"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>"})
+"""Tokens that end a turn of a chat, as llama.cpp knows them."""
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -74,6 +76,17 @@ def types_config(packed: Mapping[str, str]) -> dict[str, Any]:
     return {"quant_method": "gguf", "type": most, "types": others}
 
 
+def _ends_of_turns(file: GgufFile) -> list[int]:
+    """The tokens that end a turn by what they say; files seldom number more than one."""
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    kinds = file.metadata.get("tokenizer.ggml.token_type")
+    if not isinstance(tokens, list) or not isinstance(kinds, list) or len(tokens) != len(kinds):
+        return []
+    size = Facts(file).vocabulary
+    pairs = zip(tokens[:size], kinds, strict=False)
+    return [i for i, (token, kind) in enumerate(pairs) if kind in (3, 4) and token in TURNS]
+
+
 def generation_config(file: GgufFile) -> dict[str, Any]:
     """What generation needs to know: where a text begins and ends."""
     facts = Facts(file)
@@ -84,6 +97,8 @@ def generation_config(file: GgufFile) -> dict[str, Any]:
             found[key] = token
     turns = [facts.token(name) for name in ("eos", "eot", "eom")]
     ends = list(dict.fromkeys(token for token in turns if token is not None))
+    if ends and "tokenizer.chat_template" in file.metadata:
+        ends += [token for token in _ends_of_turns(file) if token not in ends]
     if len(ends) > 1:
         found["eos_token_id"] = ends
     sampling = {name: facts.other(key) for name, key in SAMPLING.items()}

@@ -98,7 +98,8 @@ def unigram(vocabulary: Vocabulary) -> Any:
         kinds = vocabulary.types
         unknown = kinds.index(TokenType.UNKNOWN) if TokenType.UNKNOWN in kinds else None
     bytes_known = any(kind == TokenType.BYTE for kind in vocabulary.types)
-    if not bytes_known and not (isinstance(unknown, int) and 0 <= unknown < len(vocabulary.tokens)):
+    whole = bytes_known and {f"<0x{i:02X}>" for i in range(256)} <= set(vocabulary.tokens)
+    if not whole and not (isinstance(unknown, int) and 0 <= unknown < len(vocabulary.tokens)):
         raise CheckpointError("expected one of the tokens to be the unknown one, found none")
     tokenizer = Tokenizer(
         models.Unigram(
