@@ -247,3 +247,21 @@ def test_activations_with_scales_are_loaded_run_and_saved(tmp_path: Path) -> Non
         stored = load_file(again / "model.safetensors")
         assert all(torch.equal(stored[n].float(), s.float()) for n, s in scales.items())
         assert torch.equal(quantload.load_model(again)(ids).logits, expected)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_overrides_go_by_the_names_in_the_file(
+    demo_model: Path, tmp_path: Path, windows: Tensor, method: str
+) -> None:
+    """The inner model calls its layers otherwise than the one that was saved."""
+    dynamic = {r"+:model\.layers\.1\.": {"bits": 8}, r"-:model\.layers\.2\..*k_proj": {}}
+    make = {"quant_method": method, "bits": 4, "group_size": 64, "dynamic": dynamic}
+    quantload.save_model(quantload.load_model(demo_model, quantization_config=make), tmp_path)
+    whole, inner = (quantload.load_model(tmp_path, model_class=c) for c in (None, "AutoModel"))
+    packed = {name: host.weight.bits for name, host in hosts_of(inner)}
+    assert packed["layers.1.mlp.up_proj"] == 8
+    assert packed["layers.0.mlp.up_proj"] == 4
+    assert "layers.2.self_attn.k_proj" not in packed
+    with torch.no_grad():
+        mine = inner(windows[:1]).last_hidden_state
+        assert torch.equal(mine, whole.model(windows[:1]).last_hidden_state)

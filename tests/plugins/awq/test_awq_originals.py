@@ -114,3 +114,13 @@ def test_overrides_of_one_module_count_for_it() -> None:
         weight = quantizer.pack(name, case.tensors)
         assert torch.equal(weight.dequantize(torch.float32), case.weight())
         same_bytes(quantizer.unpack(name, weight), case.tensors)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_unpacking_gives_lies_in_memory_as_in_a_file(name: str) -> None:
+    """The qzeros of `gemv_128` have one column, and a transposed row counts as contiguous."""
+    case = ALL[name]
+    quantizer = AutoHfQuantizer.from_config(case.config)
+    for leaf, tensor in quantizer.unpack("layer", quantizer.pack("layer", case.tensors)).items():
+        assert tensor.stride() == torch.empty(tensor.shape).stride(), leaf
+        assert tensor.view(torch.uint8).numel() == tensor.nbytes

@@ -83,3 +83,35 @@ def test_a_weight_on_meta_has_the_shapes_and_bytes_of_the_real_one(name: str) ->
         k: (t.shape, t.dtype) for k, t in real.storage().items()
     }
     assert empty.is_meta
+
+
+INPUTS = [(0,), (1,), (7,), (64,), (513,), (2, 3), (0, 4), (2, 1, 3), ()]
+
+
+@pytest.mark.parametrize("name", ["gptq_v1_4bit_act_order", "gptq_p_7bit", "gptq_v1_4bit_padded"])
+@pytest.mark.parametrize("shape", INPUTS)
+def test_the_product_takes_inputs_of_every_shape(name: str, shape: tuple[int, ...]) -> None:
+    case = ALL[name]
+    weight = packed(case)
+    before = {key: tensor.clone() for key, tensor in weight.storage().items()}
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x = torch.randn((*shape, weight.shape[1]), generator=generator).to(dtype)
+        apart = torch.empty((*shape, 2 * weight.shape[1]), dtype=dtype)[..., ::2].copy_(x)
+        expected = x.double() @ case.weight().double().T
+        for given in (x, apart, x.expand(2, *x.shape)):
+            y = weight.linear(given)
+            assert y.dtype == dtype
+            assert y.shape == (*given.shape[:-1], weight.shape[0])
+            error = (y.double() - expected).norm()
+            assert error <= 12 * torch.finfo(dtype).eps * expected.norm()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in weight.storage().items())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_unpacking_gives_lies_in_memory_as_in_a_file(name: str) -> None:
+    case = ALL[name]
+    quantizer = AutoHfQuantizer.from_config(case.config)
+    for leaf, tensor in quantizer.unpack("layer", quantizer.pack("layer", case.tensors)).items():
+        assert tensor.stride() == torch.empty(tensor.shape).stride(), leaf
+        assert tensor.view(torch.uint8).numel() == tensor.nbytes

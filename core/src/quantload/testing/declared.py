@@ -168,6 +168,8 @@ def inputs(
     found.append(example(columns, 5, dtype=dtype, device=device).T)
     found.append(example(3, 2, columns, dtype=dtype, device=device).transpose(0, 1))
     found.append(example(4, 2 * columns, dtype=dtype, device=device)[::2, ::2])
+    found.append(example(1, 2 * columns, dtype=dtype, device=device)[:, ::2])
+    found.append(example(2 * columns, dtype=dtype, device=device)[::2])
     return found
 
 

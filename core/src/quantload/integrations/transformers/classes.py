@@ -11,6 +11,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 
 from quantload.checkpoint.base import Checkpoint
+from quantload.config.stored import config_in
 from quantload.errors import CheckpointError, UnsupportedOperationError
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
         UnsupportedOperationError: it needs code that is not trusted.
     """
     source = str(checkpoint.folder)
+    config_in(checkpoint.config(), f"{source}/config.json")  # transformers takes any value there
     try:
         if describes_itself(checkpoint):
             described = checkpoint.config()
@@ -49,13 +51,14 @@ def load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
         return transformers.AutoConfig.from_pretrained(
             source, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged value can end anywhere in the class of the config
         if "trust_remote_code" in str(error):
             raise UnsupportedOperationError(
                 f"{source}: the model is defined by Python files in the checkpoint, which are run "
                 f"only with trust_remote_code=True; read them first"
             ) from error
-        raise CheckpointError(f"{source}: no config.json that can be used: {error}") from error
+        told = error if str(error) else type(error).__name__
+        raise CheckpointError(f"{source}: no config.json that can be used: {told}") from error
 
 
 def model_class(config: Any, source: str, asked: type | str | None, trust_remote_code: bool) -> Any:
@@ -73,7 +76,12 @@ def model_class(config: Any, source: str, asked: type | str | None, trust_remote
     """
     if asked is not None:
         return _asked(config, source, asked, trust_remote_code)
-    names = list(getattr(config, "architectures", None) or [])
+    listed = getattr(config, "architectures", None) or []
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(name, str) for name in listed):
+        raise CheckpointError(
+            f"{source}/config.json: architectures should be a list of names, found {listed!r}"
+        )
+    names = list(listed)
     remote = getattr(config, "auto_map", None) or {}
     if remote and trust_remote_code:
         reference = _remote_reference(remote, names)

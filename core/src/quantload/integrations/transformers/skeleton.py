@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import initialization
 
 from quantload.checkpoint.base import Checkpoint
+from quantload.errors import CheckpointError
 from quantload.loading.device_map import CPU
 
 
@@ -64,7 +65,24 @@ def build(cls: Any, config: Any, dtype: torch.dtype, **options: Any) -> Any:
         config: its config.
         dtype: of what stays float.
         **options: what the class is built with beside.
+
+    Raises:
+        CheckpointError: the class cannot be built from such a config.
     """
+    try:
+        return _on_meta(cls, config, dtype, options)
+    except _CONTRADICTIONS as error:
+        raise CheckpointError(
+            f"{config.name_or_path}: its config.json describes no {cls.__name__} that can be "
+            f"built: {type(error).__name__}: {error}"
+        ) from error
+
+
+_CONTRADICTIONS = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError)
+"""What values end in that fit no model; a missing package is told as it is."""
+
+
+def _on_meta(cls: Any, config: Any, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
     with ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
         stack.enter_context(initialization.no_init_weights())

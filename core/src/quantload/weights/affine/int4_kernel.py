@@ -107,7 +107,10 @@ class TorchInt4(Kernel):
             # One token: what Python does here is a good part of the time.
             pairs, columns = own["pairs"], x.shape[-1]
             row: Tensor = torch._weight_int4pack_mm_for_cpu(
-                x.reshape(1, columns), own["int4"], columns // pairs.shape[0], pairs
+                x.reshape(1, columns).contiguous(),
+                own["int4"],
+                columns // pairs.shape[0],
+                pairs,
             )
             return row.view(*x.shape[:-1], row.shape[1])
         out: Tensor = run(
