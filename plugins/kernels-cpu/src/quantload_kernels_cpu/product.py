@@ -15,13 +15,13 @@ from quantload_kernels_cpu.functions.record import COMMON, ITEM, LIMBS, Record
 from quantload_kernels_cpu.layouts import find
 from quantload_kernels_cpu.threads import parallel_address, threads_for
 
-AT_ONCE = (4, 2, 1)
-"""Rows of `x` that are multiplied in one pass over a weight; the records of four fit a cache."""
+AT_ONCE = 4
+"""Rows of `x` that are multiplied together: their sums fit the registers."""
 
 _ELEMENTS = 3 << 19
 """Decoded at once: what fits the caches, and is worth waking the threads for."""
 
-_PART = 32
+_PART = 64
 """Rows of a weight that a thread takes at a time."""
 
 
@@ -44,8 +44,7 @@ def linear(
     weight = Weight(storage, layout, sizes, rows, columns)
     if flat.shape[0] <= crossing.rows(layout, x.dtype):
         out = flat.new_empty((flat.shape[0], rows))
-        for part in _passes(flat.shape[0]):
-            weight.multiply(flat[part], out[part])
+        weight.multiply(flat, out)
     else:
         out = _many_rows(flat, weight)
     return out.view(*x.shape[:-1], rows)
@@ -61,15 +60,6 @@ def gradient(
     for part, decoded in weight.decoded(crossing.decoded_dtype(grad.dtype)):
         total += flat[:, part].to(decoded.dtype) @ decoded
     return total.to(grad.dtype).view(*grad.shape[:-1], columns)
-
-
-def _passes(count: int) -> Iterator[slice]:
-    """Runs of so many rows, each as long as one of `AT_ONCE`."""
-    first = 0
-    for size in AT_ONCE:
-        while count - first >= size:
-            yield slice(first, first + size)
-            first += size
 
 
 def _many_rows(flat: Tensor, weight: Weight) -> Tensor:
@@ -105,9 +95,10 @@ class Weight:
         self._numbers = [*(tensor.data_ptr() for tensor in storage), *sizes]
 
     def multiply(self, x: Tensor, out: Tensor) -> None:
-        """The product of some rows of `x` (see `AT_ONCE`) into rows of `out`."""
+        """The product of rows of `x` into rows of `out`."""
         dtype, count = str(x.dtype)[6:], x.shape[0]
-        run = units.product(self.name, dtype, self.tail, count)
+        together = count if count < 3 else AT_ONCE
+        run = units.product(self.name, dtype, self.tail, together)
         nbytes = Record(self.layout, LIMBS[dtype]).nbytes
         records = torch.empty(count * self.steps * nbytes, dtype=torch.uint8)
         item = ITEM[dtype]

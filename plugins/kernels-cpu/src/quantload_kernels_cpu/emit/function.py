@@ -122,8 +122,10 @@ class Writer:
         self.builder.position_at_end(after)
 
     @contextmanager
-    def shared_loop(self, counter: Value, stop: Value, chunk: Value) -> Iterator[Value]:
-        """Like `loop`, for indices that threads take from a counter in runs of `chunk`."""
+    def shared_run(
+        self, counter: Value, stop: Value, chunk: Value
+    ) -> Iterator[tuple[Value, Value]]:
+        """The body of a loop over runs of `chunk` indices that threads take from a counter."""
         test = self.function.append_basic_block("take")
         body = self.function.append_basic_block("taken")
         after = self.function.append_basic_block("done")
@@ -134,11 +136,15 @@ class Writer:
         more = self.builder.icmp_signed("<", first.raw, stop.raw)
         self.builder.cbranch(more, body, after)
         self.builder.position_at_end(body)
-        last = self.smaller(first + chunk, stop)
-        with self.loop(first, last) as index:
-            yield index
+        yield first, self.smaller(first + chunk, stop)
         self.builder.branch(test)
         self.builder.position_at_end(after)
+
+    @contextmanager
+    def shared_loop(self, counter: Value, stop: Value, chunk: Value) -> Iterator[Value]:
+        """Like `loop`, for indices that threads take from a counter in runs of `chunk`."""
+        with self.shared_run(counter, stop, chunk) as (first, last), self.loop(first, last) as i:
+            yield i
 
     def smaller(self, one: Value, other: Value) -> Value:
         """The smaller of two signed integers."""
