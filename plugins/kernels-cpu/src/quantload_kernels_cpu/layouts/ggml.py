@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quantload_kernels_cpu.layouts.base import Layout
+from quantload_kernels_cpu.layouts.kquants import K_QUANTS
 from quantload_kernels_cpu.layouts.legacy import LEGACY
 
-LAYOUTS: Mapping[str, Layout] = {**LEGACY}
+LAYOUTS: Mapping[str, Layout] = {**LEGACY, **K_QUANTS}
