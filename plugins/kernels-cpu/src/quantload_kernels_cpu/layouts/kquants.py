@@ -12,15 +12,13 @@ from quantload_kernels_cpu.layouts.base import Step
 from quantload_kernels_cpu.layouts.superblocks import (
     BYTES,
     DWORDS,
+    EIGHT,
     QWORDS,
     Superblocks,
     each_byte,
     merged,
     rotated,
 )
-
-EIGHT = tuple(lane // 2 for lane in range(16))
-"""Groups of 32 columns: two neighbouring lanes each."""
 
 SIXTEEN = tuple(8 * (lane // 8) + 2 * (lane % 4) + lane // 4 % 2 for lane in range(16))
 """Groups of 16 columns: lanes of 128 bits hold a half group of 32 columns of bytes, whose lanes

@@ -11,6 +11,9 @@ from quantload_kernels_cpu.layouts.base import PIECE, Layout, Step
 
 COLUMNS = 256
 
+EIGHT = tuple(lane // 2 for lane in range(16))
+"""Groups of 32 columns: two neighbouring lanes each."""
+
 
 class Superblocks(Layout):
     """A block a step, whose four pieces share their scales: lane by lane, the same group.
