@@ -54,6 +54,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "GptOssForCausalLM",
         {"num_local_experts": 4, "intermediate_size": 64, **FULL},
     ),
+    "llama4": (
+        "Llama4ForCausalLM",
+        {
+            "num_local_experts": 4,
+            "intermediate_size": 32,
+            "intermediate_size_mlp": 64,
+            "interleave_moe_layer_step": 1,
+        },
+    ),
 }
 """Kind -> class, and what its config has beside `SMALL`."""
 
@@ -79,7 +88,8 @@ def logits(model: Any, rows: int = 2) -> Tensor:
 def floated(model: Any) -> Any:
     """The same model, dequantized, running the loop of its own class."""
     twin: Any = quantload.dequantize(copy.deepcopy(model), torch.float32)
-    twin.set_experts_implementation("eager")
+    if twin._can_set_experts_implementation():
+        twin.set_experts_implementation("eager")
     return twin
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from models import floated, logits, original
 from torch import nn
 
+import quantload
 from quantload.modules import ExpertsLayout, QuantizedExperts
 
 pytest.importorskip("transformers")
@@ -69,3 +72,52 @@ def test_taken_apart_a_class_gives_what_its_own_loop_gives(name: str) -> None:
     again = experts.joined()
     assert type(again) is type(module)
     assert torch.equal(again(x, chosen, weights), expected)
+
+
+def llama4() -> Any:
+    torch.manual_seed(0)
+    module: Any = original("llama4").model.layers[0].feed_forward.experts
+    return module
+
+
+def apart(module: Any) -> QuantizedExperts:
+    layout = experts_layout(module)
+    assert isinstance(layout, ExpertsLayout)
+    stacks = {stack: module.get_parameter(stack).detach() for stack in layout.stacks}
+    experts = QuantizedExperts(layout, module)
+    for stack, tensor in stacks.items():
+        for layer, matrix in layout.split(stack, tensor):
+            own: Any = experts.get_submodule(layer)
+            own.weight = nn.Parameter(matrix)
+    return experts
+
+
+def test_llama4_gives_every_expert_a_block_of_tokens_and_zeros_for_those_of_others() -> None:
+    x = torch.randn(4, 5, 64)
+    x[torch.rand(4, 5) < 0.6] = 0
+    x[2] = 0  # an expert without a token
+    given = []
+    for experts in (llama4(), apart(llama4())):
+        blocks = x.flatten(0, 1).clone().requires_grad_()
+        y = experts(blocks)
+        y.square().sum().backward()
+        assert blocks.grad is not None
+        used = blocks.detach().any(-1)
+        given.append((y.detach(), blocks.grad[used]))
+    torch.testing.assert_close(given[1], given[0], atol=1e-5, rtol=1e-4)
+    assert apart(llama4())(torch.empty(0, 64)).shape == (0, 64)
+
+
+@pytest.mark.parametrize("kind", ["olmoe", "deepseek-v3", "gpt-oss", "llama4"])
+def test_models_of_other_classes_are_packed_run_saved_and_loaded(kind: str, tmp_path: Path) -> None:
+    original(kind).save_pretrained(tmp_path / "float")
+    model = quantload.load_model(tmp_path / "float", quantization_config={"load_in_8bit": True})
+    assert any(isinstance(m, QuantizedExperts) for m in model.modules())
+    torch.testing.assert_close(logits(model), logits(floated(model)), atol=2e-6, rtol=1e-5)
+    quantload.save_model(model, tmp_path / "packed")
+    again = quantload.load_model(tmp_path / "packed")
+    assert torch.equal(logits(again), logits(model))
+    with quantload.enable_transformers():
+        bridged = type(original(kind)).from_pretrained(tmp_path / "packed")
+    assert any(isinstance(m, QuantizedExperts) for m in bridged.modules())
+    assert torch.equal(logits(bridged), logits(model))

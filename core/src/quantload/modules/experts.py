@@ -30,6 +30,8 @@ class ExpertsLayout:
         first_bias: name of a parameter `[experts, out_features]`; "" where there is none.
         last_bias: likewise.
         norm: name of a child that is applied to what an expert gave; "" for none.
+        blocks: the module is given all tokens once for each expert, weighted already, and
+            no choice: an expert to which a token was not sent gets zeros for it.
     """
 
     count: int
@@ -41,6 +43,7 @@ class ExpertsLayout:
     first_bias: str = ""
     last_bias: str = ""
     norm: str = ""
+    blocks: bool = False
 
     @property
     def stacks(self) -> dict[str, tuple[str, ...]]:
@@ -108,20 +111,31 @@ class QuantizedExperts(nn.Module):
         for name, child in blueprint.named_children():
             self.add_module(name, child)
 
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        top_k_index: Tensor | None = None,
+        top_k_weights: Tensor | None = None,
+    ) -> Tensor:
         """What the experts give that every token was sent to, weighted and added.
 
         Args:
-            hidden_states: `[tokens, features]`.
+            hidden_states: `[tokens, features]`; `[experts * tokens, features]` where the
+                layout has blocks.
             top_k_index: `[tokens, choices]`, numbers of experts. One past the last
-                stands for an expert that another process has.
-            top_k_weights: `[tokens, choices]`.
+                stands for an expert that another process has. None for blocks.
+            top_k_weights: `[tokens, choices]`. None for blocks.
 
         Returns:
-            `[tokens, features]`, in the dtype of `hidden_states`.
+            Of the shape and dtype of `hidden_states`.
         """
-        from quantload.modules.routing import run
+        from quantload.modules.routing import run, run_blocks
 
+        if self.layout.blocks:
+            given: Tensor = run_blocks(self, hidden_states)
+            return given
+        assert top_k_index is not None
+        assert top_k_weights is not None
         found: Tensor = run(self, hidden_states, top_k_index, top_k_weights)
         return found
 

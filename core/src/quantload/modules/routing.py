@@ -47,6 +47,24 @@ def run(experts: QuantizedExperts, x: Tensor, chosen: Tensor, weights: Tensor) -
     return result
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's own
+def run_blocks(experts: QuantizedExperts, x: Tensor) -> Tensor:
+    """See `QuantizedExperts.forward`: of zeros an expert without biases makes zeros.
+
+    Args:
+        experts: what holds them.
+        x: `[experts * tokens, features]`, the tokens of one expert after those of another.
+    """
+    tokens = x.shape[0] // experts.num_experts
+    used = x.view(experts.num_experts, tokens, x.shape[-1]).any(-1)
+    result = torch.zeros_like(x)
+    for number, count in enumerate(used.sum(1).tolist()):
+        if count and _held(experts, number):
+            rows = number * tokens + used[number].nonzero()[:, 0]
+            result = result.index_copy(0, rows, experts.expert(number, x[rows]).to(result))
+    return result
+
+
 def _one_token(experts: QuantizedExperts, x: Tensor, chosen: list[int], weights: Tensor) -> Tensor:
     """The same sum, in the same order, without sorting: decoding does nothing else."""
     result = torch.zeros_like(x)

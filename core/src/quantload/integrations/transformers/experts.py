@@ -28,6 +28,8 @@ def experts_layout(module: nn.Module) -> ExpertsLayout | Verdict | None:
     described = hasattr(type(module), "_apply_gate") and hasattr(module, "is_transposed")
     if not stacks or not (described or "expert" in kind.lower()):
         return None
+    if kind == "Llama4TextExperts" and stacks.keys() == {"gate_up_proj", LAST}:
+        return _llama4(kind, module, stacks)
     if not described:
         return Verdict.no(f"{kind} computes its experts in a way of its own")
     said: Any = module
@@ -47,6 +49,28 @@ def experts_layout(module: nn.Module) -> ExpertsLayout | Verdict | None:
         norm="post_expert_norm" if getattr(said, "has_post_expert_norm", False) else "",
     )
     return _checked(kind, layout, module, stacks)
+
+
+def _llama4(
+    kind: str, module: nn.Module, stacks: dict[str, nn.Parameter]
+) -> ExpertsLayout | Verdict:
+    """`modeling_llama4`: transposed, no choice is given, and nothing is said in attributes."""
+    layout = ExpertsLayout(
+        count=stacks[LAST].shape[0],
+        first="gate_up_proj",
+        parts=("gate_proj", "up_proj"),
+        last=LAST,
+        activation=_llama4_gate,
+        transposed=True,
+        blocks=True,
+    )
+    return _checked(kind, layout, module, stacks)
+
+
+def _llama4_gate(module: Any, inner: Tensor) -> Tensor:
+    gate, up = inner.chunk(2, dim=-1)
+    found: Tensor = up * module.act_fn(gate)
+    return found
 
 
 def _parts(said: Any, gated: bool) -> tuple[str, ...]:

@@ -107,6 +107,9 @@ class BridgedQuantizer(HfQuantizer):  # type: ignore[misc]  # transformers is no
         known = name in {method.value for method in QuantizationMethod}
         model.quantization_method = QuantizationMethod(name) if known else name
 
+    def _convert_model_for_quantization(self, model: Any) -> None:
+        """Nothing: experts are taken apart when the checkpoint shows that they are packed."""
+
     def read_header(self, gguf_file: str) -> None:
         """Nothing: the file is opened when the model is there."""
 
