@@ -66,7 +66,7 @@ def test_embedding_and_head_of_a_file_may_be_packed_and_tied(
 
 
 def test_a_split_file_is_read_whole(files: Path, ids: Tensor, tmp_path: Path) -> None:
-    parts = _in_parts(files / "packed.gguf", tmp_path / "parts.gguf")
+    parts = in_parts(files / "packed.gguf", tmp_path / "parts.gguf")
     assert len(parts) > 2
     model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=parts[0].name)
     assert isinstance(model.model.layers[-1].mlp.up_proj, QuantizedLinear)
@@ -74,7 +74,7 @@ def test_a_split_file_is_read_whole(files: Path, ids: Tensor, tmp_path: Path) ->
     assert torch.equal(_logits(model, ids), _logits(whole, ids))
 
 
-def _in_parts(file: Path, target: Path) -> list[Path]:
+def in_parts(file: Path, target: Path) -> list[Path]:
     """The same model as files of at most twelve tensors, by the original writer."""
     reader = gguf.GGUFReader(file)
     writer = gguf.GGUFWriter(target, "llama", split_max_tensors=12)

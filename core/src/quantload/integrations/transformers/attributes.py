@@ -7,9 +7,9 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel
 
 from quantload.checkpoint.base import Checkpoint
-from quantload.errors import UnsupportedOperationError
 from quantload.integrations.transformers.classes import describes_itself
 from quantload.integrations.transformers.conversions import TransformersNames
+from quantload.integrations.transformers.save_pretrained import SavePretrained
 from quantload.loading.plan import Decision, Plan
 from quantload.loading.record import record_of
 from quantload.loading.traits import Traits
@@ -69,7 +69,7 @@ def mark_quantized(model: Any, quantizer: HfQuantizer) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.config._is_quantized = True
-    model.save_pretrained = refuse_save_pretrained
+    model.save_pretrained = SavePretrained(model)
 
 
 def mark_float(model: Any) -> None:
@@ -108,14 +108,6 @@ def _remember_ties(model: Any) -> None:
     if held != declared:
         model._tied_weights_keys = {**kept, **held}
     model.all_tied_weights_keys = {**model.all_tied_weights_keys, **held}
-
-
-def refuse_save_pretrained(*args: Any, **kwargs: Any) -> None:  # noqa: ARG001  refuses all
-    """Refused: `transformers` does not know the layout of the packed weights."""
-    raise UnsupportedOperationError(
-        "save_pretrained of a quantized model would not write the method's layout; "
-        "use quantload.save_model(model, folder)"
-    )
 
 
 def _generation(model: Any, checkpoint: Checkpoint, trust_remote_code: bool) -> None:

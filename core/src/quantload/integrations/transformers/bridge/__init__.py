@@ -6,6 +6,7 @@ replaces there is listed in `patches.PATCHES`, and nothing else is touched.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -51,3 +52,9 @@ def enable_transformers(
     from quantload.integrations.transformers.bridge.switch import Bridge
 
     return Bridge(only, keep)
+
+
+def is_enabled() -> bool:
+    """Whether a call of `enable_transformers` is in effect."""
+    switch = sys.modules.get(f"{__name__}.switch")
+    return switch is not None and bool(switch.any_enabled())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from quantload.errors import CheckpointError
+from quantload.integrations.transformers.bridge.choice import Choice
 from quantload.loading.device_map import DISK
 from quantload.loading.plan import Decision
+from quantload.loading.record import record_of
 from quantload.loading.report import LoadReport
 from quantload.loading.skeleton import tensors_of
 from quantload.modules import hosts_of
@@ -33,6 +36,38 @@ def settle(report: LoadReport, model: Any) -> None:
         f"numbers:\n{listing}{more}\nIt is not complete, or its quantization config is of another "
         f"method"
     )
+
+
+def report_differences(
+    choice: Choice,  # noqa: ARG001  what every replacement is given
+    original: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """`log_state_dict_report`, which points at the log where a tensor does not fit.
+
+    Raises:
+        CheckpointError: a tensor does not fit its place, or could not be converted to it.
+    """
+    said = inspect.signature(original).bind(*args, **kwargs).arguments
+    model, info = said["model"], said["loading_info"]
+    record = record_of(model)
+    if record is not None:
+        lines = [f"{name}: {what}" for name, what in info.conversion_errors.items()]
+        if not said["ignore_mismatched_sizes"]:
+            known = record.report.mismatched
+            lines += [
+                known.get(name, f"{name}: expected shape {[*expected]}, found {[*found]}")
+                for name, found, expected in sorted(info.mismatched_keys)
+            ]
+        if lines:
+            listing = "\n".join(f"  {line}" for line in lines[:20])
+            raise CheckpointError(
+                f"{record.report.source}: {len(lines)} tensors do not fit a "
+                f"{type(model).__name__}:\n{listing}\nignore_mismatched_sizes=True initialises "
+                f"those of another shape anew"
+            )
+    return original(*args, **kwargs)
 
 
 def _claimed(model: Any) -> bool:

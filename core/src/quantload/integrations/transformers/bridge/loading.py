@@ -22,6 +22,7 @@ from quantload.integrations.transformers.bridge.experts import ExpertSplit, refu
 from quantload.integrations.transformers.bridge.finishing import finish
 from quantload.integrations.transformers.bridge.onefile import FileTensor
 from quantload.integrations.transformers.bridge.parallel import Split
+from quantload.integrations.transformers.bridge.pickled import SUFFIXES, PickledCheckpoint
 from quantload.integrations.transformers.bridge.placing import put_weight
 from quantload.integrations.transformers.conversions import (
     TransformersConversion,
@@ -141,6 +142,7 @@ class Loading:
             conversions=names.used(),
             origin=origin,
         )
+        attach(model, self._record)  # now, for what does not fit is reported before the end
         for name, spec in decided.fresh.items():
             assert isinstance(core, WeightQuantizer)
             weight = core.empty(spec)
@@ -274,7 +276,6 @@ class Loading:
             self._experts.finish(model)
         check_loaded(model, self._decided, self.quantizer.place)
         finish(model, self._decided)
-        attach(model, self._record)
         if self._lent is not None:
             self._of_the_file(model, self._lent)
         return self.quantizer.core.postprocess_model(model)
@@ -296,10 +297,13 @@ def _opened(files: Sequence[str] | None) -> Checkpoint:
     """The checkpoint that the files of a load are."""
     if not files:
         raise UnsupportedOperationError(
-            "a quantized model is loaded from files, whose headers say what is packed; save the "
-            "state_dict as safetensors and pass the folder"
+            "a quantized model is loaded from files, whose headers say what is packed, and "
+            "state_dict= is none: save it with safetensors.torch.save_file beside the config.json, "
+            "and pass the folder"
         )
     paths = [Path(file) for file in files]
+    if all(path.suffix in SUFFIXES for path in paths):
+        return PickledCheckpoint(paths)
     if len(paths) == 1:
         return open_checkpoint(paths[0])
     return open_checkpoint(paths[0].parent, files=[path.name for path in paths])

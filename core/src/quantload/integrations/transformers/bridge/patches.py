@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantload.errors import MissingRequirementError
-from quantload.integrations.transformers.bridge import onefile, resolving
+from quantload.integrations.transformers.bridge import checking, onefile, resolving
 from quantload.integrations.transformers.bridge.choice import Choice
 from quantload.registry import registry
 
@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 AUTO = "transformers.quantizers.auto"
 MAPPINGS = ("AUTO_QUANTIZER_MAPPING", "AUTO_QUANTIZATION_CONFIG_MAPPING")
 _ABSENT = object()
+
+
+def _plain(function: Any) -> Any:
+    return function
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,13 @@ PATCHES = (
         onefile.tokenizer,
     ),
     Patch(
+        "transformers.modeling_utils",
+        "log_state_dict_report",
+        "names tensor and file where something does not fit, where the original points at the log",
+        checking.report_differences,
+        _plain,
+    ),
+    Patch(
         "transformers.quantizers.base",
         "HfQuantizer.quant_method",
         "the name of the method, on quantizers of transformers that stay",
@@ -109,7 +120,7 @@ PATCHES = (
         "HfQuantizer.is_available",
         "whether the method can run here and why not, on quantizers of transformers that stay",
         resolving.is_available,
-        lambda function: function,
+        _plain,
         added=True,
     ),
 )

@@ -56,3 +56,8 @@ class Bridge(contextlib.AbstractContextManager["Bridge"]):
         trace: TracebackType | None,
     ) -> None:
         self.undo()
+
+
+def any_enabled() -> bool:
+    """Whether any call is in effect."""
+    return bool(_enabled)
