@@ -15,20 +15,9 @@ from quantload.registry import register
 
 TESTS = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TESTS / "core" / "support"), str(Path(__file__).parent)]
-from methods import METHODS  # noqa: E402  found by the line above
+from methods import METHODS, TINY  # noqa: E402  found by the line above
 
 transformers = pytest.importorskip("transformers")
-
-TINY = {
-    "vocab_size": 320,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
 
 
 @pytest.fixture(autouse=True)

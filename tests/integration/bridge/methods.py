@@ -18,3 +18,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "toy8": {"quant_method": "toy8"},
 }
 """The last is a stranger's, registered in code."""
+
+TINY: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+"""Settings of a small Llama."""

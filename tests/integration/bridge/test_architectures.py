@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import TINY
-from methods import METHODS
+from methods import METHODS, TINY
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -257,6 +257,7 @@ NOT_ASKED = {
     "quant_method": "for callers; added to the class by a patch",
     "is_available": "for callers; added to the class by a patch",
     "place": "the bridge's own",
+    "in_parts": "the bridge's own",
     "core": "the bridge's own",
 }
 LATER = {"get_new_dtype": (5, 18)}

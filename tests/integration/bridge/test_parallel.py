@@ -8,45 +8,36 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers
+from methods import METHODS, TINY
 
-SCRIPT = """
-import sys
-import torch
 import quantload
-quantload.enable_transformers()
-from transformers import AutoModelForCausalLM
 
-ids = torch.arange(24).reshape(2, 12)
-folder = sys.argv[1]
-direct = quantload.load_model(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, tp_plan="auto")
-layer, whole = model.model.layers[0], direct.model.layers[0]
-assert layer.mlp.down_proj.weight.shape[1] * 2 == whole.mlp.down_proj.weight.shape[1]
-assert layer.mlp.up_proj.weight.shape[0] * 2 == whole.mlp.up_proj.weight.shape[0]
-with torch.no_grad():
-    torch.testing.assert_close(model(ids).logits, direct(ids).logits, atol=1e-5, rtol=1e-4)
-try:
-    model.save_pretrained(folder + "-split")
-except quantload.UnsupportedOperationError:
-    print("equal, and not saved")
-torch.distributed.destroy_process_group()
-"""
+SCRIPT = Path(__file__).with_name("split.py")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["gptq", "nf4"])
-def test_two_processes_give_the_logits_of_one(
-    method: str, packed: Callable[[str], Path], tmp_path: Path
+def test_two_processes_load_quantize_compute_and_save_as_one_does(
+    tiny: Path, packed: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    script = tmp_path / "split.py"
-    script.write_text(SCRIPT)
+    experts = tmp_path / "experts"
+    settings = {**TINY, "num_local_experts": 4}
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**settings))
+    model.save_pretrained(f"{experts}-float")
+    made = quantload.load_model(f"{experts}-float", quantization_config=METHODS["nf4"])
+    quantload.save_model(made, experts)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    folders = [text for method in METHODS for text in (method, str(packed(method)))]
     done = subprocess.run(
-        [sys.executable, *launch, str(script), str(packed(method))],
+        [sys.executable, *launch, str(SCRIPT), str(tiny), str(experts), str(tmp_path), *folders],
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=500,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("equal, and not saved") == 2
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[:6000]}"
+    told = done.stdout  # of both, whose lines may run into each other
+    for method in METHODS:
+        assert told.count(f"{method} packed") == 2
+        assert told.count(f"{method} quantized on load") == 2
+    assert told.count("experts equal, and not saved") == 2

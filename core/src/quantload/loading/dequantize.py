@@ -43,6 +43,11 @@ def dequantize(model: nn.Module, dtype: str | torch.dtype | None = None) -> nn.M
                 f"that keeps everything in memory to dequantize it"
             )
     record = record_of(model)
+    if record is not None and record.in_parts:
+        raise UnsupportedOperationError(
+            "every process has a part of the packed weights: save the model with "
+            "save_pretrained, load the folder without tp_plan=, and dequantize that"
+        )
     quantizer = getattr(model, "hf_quantizer", None)
     if not isinstance(quantizer, HfQuantizer):
         quantizer = record.quantizer if record is not None else None

@@ -35,6 +35,7 @@ class LoadRecord:
         origin: see `Checkpoint.origin`.
         conversions: the transforms of `transformers` that its own loader applied; None
             where it did not load the model, and those of the model count.
+        in_parts: each of several processes has a part of the packed weights only.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class LoadRecord:
     code: bool = False
     origin: Origin | None = None
     conversions: list[Any] | None = None
+    in_parts: bool = False
 
 
 def attach(model: nn.Module, record: LoadRecord) -> None:

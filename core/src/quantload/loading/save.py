@@ -76,6 +76,11 @@ def save_model(
             "their own library, and unload them or merge them before saving the model"
         )
     record = record_of(model)
+    if record is not None and record.in_parts:
+        raise UnsupportedOperationError(
+            "every process has a part of the packed weights: call model.save_pretrained(folder) in "
+            "all of them, which puts the parts together"
+        )
     suffix = Path(folder).suffix
     if suffix.lower() in known_suffixes() and not Path(folder).is_dir():
         return _save_file(model, record, Path(folder), max_shard_size, sync)

@@ -19,6 +19,7 @@ from quantload.testing.comparing import (
     snapshot,
 )
 from quantload.testing.declared import LAYER, Config, MethodSuite, Shape, example, require
+from quantload.weights.packed import PackedWeight
 
 
 class WeightChanges(MethodSuite):
@@ -151,6 +152,23 @@ class WeightChanges(MethodSuite):
         assert not differences(weight.storage(), before)
         whole = weight.shard(shard_dim, 0, 1)
         assert same_bytes(whole.dequantize(torch.float32), matrix)
+
+    def test_shards_are_joined_to_the_byte(
+        self, config: Config, shape: Shape, shard_dim: int
+    ) -> None:
+        """Or refused, by a layout that does not say how: then split models are not saved."""
+        weight = self.weight(config, shape)
+        before = snapshot(weight.storage())
+        outline = weight.outline(shard_dim)
+        parts = [weight.shard(shard_dim, rank, 2) for rank in range(2)]
+        if type(weight).join_stored is PackedWeight.join_stored:
+            with pytest.raises(UnsupportedOperationError, match="join_stored"):
+                outline.joined(parts, shard_dim)
+            return
+        whole = outline.joined(parts, shard_dim)
+        assert not differences(whole.storage(), before)
+        assert whole.shape == weight.shape
+        assert same_bytes(whole.dequantize(torch.float32), weight.dequantize(torch.float32))
 
     def test_a_split_that_cannot_be_is_refused(self, config: Config, shape: Shape) -> None:
         """With the error for it, and never with other numbers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from quantload.errors import UnsupportedOperationError
 from quantload.weights.autograd import linear_through
+from quantload.weights.joining import joined, outline
 from quantload.weights.moving import destination, moved
 
 if TYPE_CHECKING:
@@ -181,6 +182,38 @@ class PackedWeight(nn.Module):
         raise UnsupportedOperationError(
             f"{type(self).__name__} cannot be split along dimension {dim} "
             f"(part {rank} of {world}): the layout does not say how"
+        )
+
+    def outline(self, dim: int) -> Self:
+        """What this weight leaves behind when it is split, so that its parts can be joined.
+
+        It is on meta, but for what the parts along `dim` do not hold (see `kept_apart`).
+        """
+        return outline(self, self.kept_apart(dim))
+
+    def joined(self, parts: Sequence[Self], dim: int) -> Self:
+        """The whole again from all parts in order, byte for byte; for an outline.
+
+        Raises:
+            UnsupportedOperationError: the layout does not say how, or the parts do not fit.
+        """
+        return joined(self, parts, dim)
+
+    def kept_apart(self, dim: int) -> tuple[str, ...]:
+        """Names of the stored tensors that cannot be put together from parts along `dim`."""
+        return ()
+
+    def join_stored(self, name: str, pieces: Sequence[Tensor], dim: int) -> Tensor:
+        """One stored tensor from those of all parts, in order.
+
+        A layout that can be split says it here; without it split weights run and are not saved.
+
+        Raises:
+            UnsupportedOperationError: the layout does not say how.
+        """
+        raise UnsupportedOperationError(
+            f"{name} of {len(pieces)} {type(self).__name__} that were split along dimension {dim} "
+            f"cannot be joined: the layout does not say how (join_stored)"
         )
 
     # -- what code around models asks a weight ---------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,3 +107,8 @@ class AqlmWeight(PackedWeight):
         codes = own.codes.narrow(dim, rank * size, size).contiguous()
         scales = own.scales.narrow(0, rank * size, size) if dim == 0 else own.scales
         return AqlmWeight(codes, own.codebooks, scales.contiguous(), own.dtype)
+
+    def join_stored(self, name: str, pieces: Sequence[Tensor], dim: int) -> Tensor:
+        """See `PackedWeight.join_stored`; codebooks are whole in every part."""
+        cut = name == "codes" or (name == "scales" and dim == 0)
+        return torch.cat(list(pieces), dim) if cut else pieces[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -115,6 +115,18 @@ class Bnb4Weight(PackedWeight):
 
         return shard_4bit(self.canonical(), dim, rank, world)
 
+    def kept_apart(self, dim: int) -> tuple[str, ...]:
+        """All but the codes of a doubly quantized weight: its parts have other absmax."""
+        nested = ("absmax", "nested_absmax", "nested_quant_map")
+        return (*nested, "quant_map") if self.state.nested else ("quant_map",)
+
+    def join_stored(self, name: str, pieces: Sequence[Tensor], dim: int) -> Tensor:
+        """See `PackedWeight.join_stored`."""
+        if dim == 0:
+            return torch.cat(list(pieces))
+        rows = self.shape[0]
+        return torch.cat([piece.view(rows, -1) for piece in pieces], 1).reshape(-1)
+
     def kernel_params(self) -> Mapping[str, Any]:
         """What the kernels ask: type, block size, double quantization, and whose table."""
         return {
@@ -175,6 +187,11 @@ class Bnb8Weight(PackedWeight):
         from quantload_bitsandbytes.sharding import shard_8bit
 
         return shard_8bit(self.canonical(), dim, rank, world)
+
+    def join_stored(self, name: str, pieces: Sequence[Tensor], dim: int) -> Tensor:
+        """See `PackedWeight.join_stored`; parts of columns have all scales."""
+        cut = name == "codes" or dim == 0
+        return torch.cat(list(pieces), dim) if cut else pieces[0]
 
     def kernel_params(self) -> Mapping[str, Any]:
         """The outlier threshold."""

@@ -163,6 +163,10 @@ class GgufWeight(PackedWeight):
         shape = [n // world if i == axis else n for i, n in enumerate(self.shape)]
         return type(self)(part, self.ggml_type, shape, self.dtype)
 
+    def join_stored(self, name: str, pieces: Sequence[Tensor], dim: int) -> Tensor:
+        """See `PackedWeight.join_stored`."""
+        return torch.cat(list(pieces), dim % self.ndim)
+
     def extra_repr(self) -> str:
         """For `print(model)`."""
         return f"{self.ggml_type.name}, {super().extra_repr()}"

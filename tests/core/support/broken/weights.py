@@ -29,6 +29,7 @@ ADAPTER = "test_an_adapter_learns_on_top_of_its_host"
 COMPILED = "test_it_is_compiled_without_a_graph_break"
 HOST = "test_a_host_is_a_linear_layer_with_a_bias_of_its_own"
 SHARDS = "test_shards_put_together_are_the_whole"
+JOINED = "test_shards_are_joined_to_the_byte"
 SPLIT = "test_a_split_that_cannot_be_is_refused"
 
 
@@ -307,6 +308,19 @@ class ShardsOfEverything(Toy8Weight):
 class CannotBeSharded(Toy8Weight):
     def shard(self, dim, rank, world):
         return super(Toy8Weight, self).shard(dim, rank, world)
+
+
+@case(JOINED)
+class JoinedBackwards(Toy8Weight):
+    def join_stored(self, name, pieces, dim):
+        whole = name == "scales" and dim == 1
+        return pieces[0] if whole else torch.cat(list(reversed(pieces)), dim)
+
+
+@case(JOINED)
+class JoinedInPart(Toy8Weight):
+    def join_stored(self, name, pieces, dim):
+        return pieces[0]
 
 
 @case(SPLIT)

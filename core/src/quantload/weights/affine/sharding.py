@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from quantload.errors import UnsupportedOperationError
-from quantload.weights.affine.planes import pack_planes
+from quantload.weights.affine.planes import pack_planes, unpack_planes
 
 if TYPE_CHECKING:
     from quantload.weights.affine.weight import AffineWeight
@@ -74,6 +75,22 @@ def _columns(weight: W, part: slice) -> W:
 
 def _cut(tensor: Tensor | None, part: slice | tuple[slice, slice]) -> Tensor | None:
     return None if tensor is None else tensor[part].clone()
+
+
+HELD = (("codes", "scales", "zeros", "offsets"), ("codes",))
+"""What parts of rows, and of columns, hold between them."""
+
+
+def join_codes(pieces: Sequence[Tensor], bits: int, columns: int) -> Tensor:
+    """Packed codes of all columns from those of equal parts.
+
+    Args:
+        pieces: uint8 `[out_features, row_bytes(columns / n, bits)]`, n of them.
+        bits: of a code.
+        columns: of the whole.
+    """
+    each = columns // len(pieces)
+    return pack_planes(torch.cat([unpack_planes(p, bits, each) for p in pieces], 1), bits)
 
 
 def aligned_run(columns: int, group_size: int, g_idx: Tensor | None) -> int:

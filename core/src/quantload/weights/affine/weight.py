@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -336,6 +336,17 @@ class AffineWeight(PackedWeight):
         """
         self._refuse_meta("split")
         return sharding.shard(self.canonical(), dim, rank, world)
+
+    def kept_apart(self, dim: int) -> tuple[str, ...]:
+        """What an origin needs; for parts of columns also what a cut group has in two of them."""
+        stored = self.canonical().storage()
+        return tuple(name for name in stored if name not in sharding.HELD[dim])
+
+    def join_stored(self, name: str, pieces: Sequence[Tensor], dim: int) -> Tensor:
+        """See `PackedWeight.join_stored`."""
+        if dim == 0:
+            return torch.cat(list(pieces))
+        return sharding.join_codes(pieces, self.bits, self.shape[1])
 
 
 def zeros_dtype(bits: int) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -123,6 +123,11 @@ class PartsWeight(PackedWeight):
             size = declared.shape[along].size(tuple(shape), self.kernel_params())
             pieces[name] = tensor.narrow(along, rank * size, size).contiguous().clone()
         return own._like(tuple(shape), pieces)
+
+    def join_stored(self, name: str, pieces: Sequence[Tensor], dim: int) -> Tensor:
+        """See `PackedWeight.join_stored`: the other way round."""
+        along = self.parts[name].axis(_AXES[dim])
+        return pieces[0] if along is None else torch.cat(list(pieces), along)
 
     def _stored(self) -> dict[str, Tensor]:
         held = self.storage()

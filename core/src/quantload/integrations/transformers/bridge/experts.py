@@ -57,6 +57,11 @@ class ExpertSplit:
         for key in patterns:
             plan.pop(key, None)
 
+    @property
+    def apart(self) -> bool:
+        """Whether other processes have some of the experts."""
+        return bool(self._own)
+
     def away(self, name: str) -> bool:
         """Whether a tensor or module belongs to an expert that another process has."""
         for experts, own in self._own.items():

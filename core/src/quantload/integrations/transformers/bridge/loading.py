@@ -21,7 +21,7 @@ from quantload.integrations.transformers.bridge.converters import PackedConverte
 from quantload.integrations.transformers.bridge.experts import ExpertSplit, refuse_expert_parallel
 from quantload.integrations.transformers.bridge.finishing import finish
 from quantload.integrations.transformers.bridge.onefile import FileTensor
-from quantload.integrations.transformers.bridge.parallel import Split
+from quantload.integrations.transformers.bridge.parallel import Split, is_split
 from quantload.integrations.transformers.bridge.pickled import SUFFIXES, PickledCheckpoint
 from quantload.integrations.transformers.bridge.placing import put_weight
 from quantload.integrations.transformers.conversions import (
@@ -67,7 +67,7 @@ class Loading:
         self._lent: Checkpoint | None = None
         self._decided: Decision | None = None
         self._record: LoadRecord | None = None
-        self._split: Split | None = None
+        self.split: Split | None = None
         self._experts: ExpertSplit | None = None
         self._outputs: dict[str, list[tuple[str, ModuleSpec | None]]] = {}
         self._packed: dict[str, str] = {}
@@ -114,23 +114,22 @@ class Loading:
             renamed = _renamed(checkpoint, copy.deepcopy(conversions))
             folder, config, origin = checkpoint.folder, checkpoint.config(), checkpoint.origin
         packed = {name: s for name, s in decided.specs.items() if name not in decided.fresh}
+        if is_split(model):
+            packed = {**packed, **_made_at_once(decided)}
         shared = {n: o for n, o in decided.sharing.modules.items() if n in packed}
         host(model, core, packed, shared)
         doubled = [n for pair in decided.ties.doubled for n in pair if _module(n) in decided.specs]
         decided.sharing.forget.update(doubled)
         tying.prune(model, decided.sharing.forget)
         model._no_split_modules = {*(model._no_split_modules or ()), *HOST_CLASSES}
-        self.quantizer.pre_quantized = core.pre_quantized = bool(packed) or not decided.fresh
+        core.pre_quantized = bool(decided.evidence.specs) or not decided.fresh
+        self.quantizer.pre_quantized = core.pre_quantized or is_split(model)
         self._decided = decided
-        self._split = Split(model, list(packed))
+        self.split = Split(model, list(packed))
         refuse_expert_parallel(model)
-        self._experts = ExpertSplit(model, self._split.size)
-        if self._split.asked and decided.fresh:
-            raise UnsupportedOperationError(
-                "tp_plan= splits weights that are packed already: save the quantized model, and "
-                "load that folder with the plan"
-            )
-        self._outputs = _outputs(decided)
+        self._experts = ExpertSplit(model, self.split.size)
+        self.split.experts_apart = self._experts.apart
+        self._outputs = {} if is_split(model) else _outputs(decided)
         self._record = LoadRecord(
             folder,
             config,
@@ -157,14 +156,19 @@ class Loading:
         for module, origin in decided.evidence.names.items():
             if module in decided.sharing.modules:
                 continue
-            weight = self.model.get_submodule(module).weight
-            target = f"{module}.weight.{next(iter(weight.storage()))}"
+            target = f"{module}.weight.{next(iter(self._stored(module)))}"
             self._packed[target] = module
             for key in decided.specs[module].tensors:
                 table[renamed[f"{origin}.{key}"]] = target
         for route in decided.found.routes:
             if isinstance(route.conversion, TransformersConversion):
                 continue  # the loader has it too
+            if is_split(self.model) and _module(next(iter(route.targets))) in decided.fresh:
+                module = _module(next(iter(route.targets)))
+                target = f"{module}.weight.{next(iter(self._stored(module)))}"
+                self._packed[target] = module
+                table[renamed[route.sources[0]]] = target
+                continue
             target = next(name for name in route.targets if name in decided.expected)
             direct = route.conversion is None and target not in self._outputs
             if direct and names.locate(route.sources[0], decided.expected) == (target, False):
@@ -173,6 +177,11 @@ class Loading:
             for source in route.sources:
                 table[renamed[source]] = target
         return table
+
+    def _stored(self, module: str) -> dict[str, Tensor]:
+        """What the empty packed weight of a module stores, by name."""
+        weight: PackedWeight = self.model.get_submodule(module).weight
+        return weight.storage()
 
     def _float(self, checkpoint: Checkpoint) -> bool:
         """Whether a file that was asked for by name holds nothing that is packed."""
@@ -204,6 +213,8 @@ class Loading:
         if target in self._packed:
             assert isinstance(core, WeightQuantizer)
             module = self._packed[target]
+            if module in self._decided.fresh:
+                return self._put(module, self._quantized(module, *tensors.values()), missing)
             start = f"{self._decided.evidence.names[module]}."
             own = {name.removeprefix(start): tensor for name, tensor in tensors.items()}
             return self._put(module, core.pack(self._decided.specs[module], own), missing)
@@ -232,12 +243,20 @@ class Loading:
             if spec is None:
                 found[output] = tensor
                 continue
-            matrix = tensor.t().contiguous() if spec.kind == "conv1d" else tensor
-            weight = core.quantize(spec, matrix, matrix.device)
+            weight = self._quantized(_module(output), tensor)
             host(self.model, core, {_module(output): spec}, {})
             _discard(missing, output)
             found |= self._put(_module(output), weight, missing)
         return found
+
+    def _quantized(self, module: str, tensor: Tensor) -> PackedWeight:
+        core = self.quantizer.core
+        assert self._decided is not None
+        assert isinstance(core, WeightQuantizer)
+        spec = self._decided.fresh[module]
+        matrix = tensor.to(self._decided.found.dtypes.get(f"{module}.weight", tensor.dtype))
+        matrix = matrix.t().contiguous() if spec.kind == "conv1d" else matrix.contiguous()
+        return core.quantize(spec, matrix, matrix.device)
 
     def _put(
         self, module: str, weight: PackedWeight, missing: set[str] | None
@@ -256,8 +275,8 @@ class Loading:
             place = self.quantizer.place(name)
             apart = place != self.quantizer.place(module)
             own = copy.deepcopy(weight) if apart else weight
-            if self._split is not None:
-                own = self._split.part(name, own)
+            if self.split is not None:
+                own = self.split.part(name, own)
             found |= put_weight(self.model, name, own, place)
         return found
 
@@ -274,6 +293,7 @@ class Loading:
         model._weight_conversions = []  # what is saved has the checkpoint's own names
         if self._experts is not None:
             self._experts.finish(model)
+        self._record.in_parts = self.quantizer.in_parts
         check_loaded(model, self._decided, self.quantizer.place)
         finish(model, self._decided)
         if self._lent is not None:
@@ -335,6 +355,26 @@ def _outputs(decided: Decision) -> dict[str, list[tuple[str, ModuleSpec | None]]
         if any(spec is not None for _, spec in outputs) or len(outputs) != 1:
             found[name] = outputs
     return found
+
+
+def _made_at_once(decided: Decision) -> dict[str, ModuleSpec]:
+    """The modules that are quantized on load, where each process keeps its part of them.
+
+    Their hosts are there from the beginning, for the loader would split float weights.
+
+    Raises:
+        UnsupportedOperationError: a weight is not one tensor of the checkpoint, of its own.
+    """
+    direct = {next(iter(r.targets)) for r in decided.found.routes if r.conversion is None}
+    for name in decided.fresh:
+        alone = name not in decided.sharing.modules and f"{name}.weight" in direct
+        if not alone or f"{name}.weight" in decided.sharing.copies.values():
+            raise UnsupportedOperationError(
+                f"{name}: its weight is made of several tensors of the checkpoint, or shared, and "
+                f"cannot be quantized and split in one go; save the quantized model without "
+                f"tp_plan=, and load that folder with it"
+            )
+    return dict(decided.fresh)
 
 
 def _module(tensor: str) -> str:

@@ -2,17 +2,21 @@
 
 Source: `transformers.distributed` (5.17 to 5.23). It wraps the `forward` of the modules that
 a plan names, and splits the parameters that it names; packed weights are no parameters, so
-each process keeps its part of them here.
+each process keeps its part of them here, and the parts are put together to be saved.
 """
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from quantload.errors import UnsupportedOperationError
+from quantload.modules import hosts_of
 from quantload.weights.packed import PackedWeight
 
 _DIMENSIONS = {"colwise": 0, "colwise_gather_output": 0, "colwise_rep": 0, "rowwise": 1}
@@ -28,15 +32,16 @@ class Split:
 
     Attributes:
         size: number of parts.
-        asked: whether there is more than one.
+        experts_apart: other processes have some of the experts, whole.
     """
 
     def __init__(self, model: Any, hosts: list[str]) -> None:
         self._model = model
         self.size = _size(getattr(model.config, "distributed_config", None))
-        self.asked = self.size > 1
+        self.experts_apart = False
         self._styles: dict[str, str] = {}
-        if not self.asked:
+        self._outlines: dict[str, tuple[PackedWeight, int]] = {}
+        if not is_split(model):
             return
         plan = model.tp_plan
         for name in hosts:
@@ -72,7 +77,64 @@ class Split:
                 f"{name}: {list(weight.shape)} cannot be split along dimension {dim} among "
                 f"{world} processes"
             )
+        self._outlines[name] = weight.outline(dim), dim
         return weight.shard(dim, torch.distributed.get_rank(), world)
+
+    def done(self) -> bool:
+        """Let go of the model when it is loaded; whether this process has parts of weights."""
+        self._model = None
+        return bool(self._outlines) or self.experts_apart
+
+    @contextmanager
+    def whole(self, model: Any) -> Iterator[bool]:
+        """Let the first process have every packed weight whole, in memory, for a while.
+
+        All processes have to come here together; the first is told True.
+
+        Raises:
+            UnsupportedOperationError: the layout cannot be joined.
+        """
+        if self.experts_apart:
+            raise UnsupportedOperationError(
+                "every process has some of the experts only, and they are not put together: save "
+                "the model from one that was loaded without tp_plan="
+            )
+        hosts = {name: host for name, host in hosts_of(model) if name in self._outlines}
+        for name, host in hosts.items():  # before they wait for each other
+            if type(host.weight).join_stored is PackedWeight.join_stored:
+                raise UnsupportedOperationError(
+                    f"{name}: every process has a part of it, and a {type(host.weight).__name__} "
+                    f"does not say how parts are joined (join_stored); save the model from one "
+                    f"that was loaded without tp_plan="
+                )
+        parts: dict[str, PackedWeight] = {}
+        try:
+            for name, host in hosts.items():
+                outline, dim = self._outlines[name]
+                found = _gathered(host.weight)
+                parts[name] = host.weight
+                if found:
+                    host._modules["weight"] = outline.joined(found, dim)
+            yield torch.distributed.get_rank() == 0
+        finally:
+            for name, weight in parts.items():
+                hosts[name]._modules["weight"] = weight
+
+
+def _gathered(part: PackedWeight) -> list[PackedWeight]:
+    """The parts of all processes, in the first of them; nothing in the others."""
+    mine = part
+    if part.device.type != "cpu":
+        mine = copy.deepcopy(part).to("cpu")
+    first = torch.distributed.get_rank() == 0
+    found: list[Any] | None = [None] * torch.distributed.get_world_size() if first else None
+    torch.distributed.gather_object(mine, found, dst=0)
+    return found or []
+
+
+def is_split(model: Any) -> bool:
+    """Whether a model that is being loaded is to be split among processes."""
+    return _size(getattr(model.config, "distributed_config", None)) > 1
 
 
 def _size(config: Any) -> int:

@@ -12,6 +12,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 from quantload.errors import UnsupportedOperationError
 from quantload.integrations.transformers.bridge.converters import PackedConverter, Quantize
 from quantload.integrations.transformers.bridge.loading import Loading
+from quantload.integrations.transformers.bridge.parallel import Split
 from quantload.loading import dequantize
 from quantload.loading.record import record_of
 from quantload.loading.save import stored_tensors
@@ -38,6 +39,7 @@ class BridgedQuantizer(HfQuantizer):  # type: ignore[misc]  # transformers is no
         )
         self._loading: Loading | None = None
         self._device_map: Any = None
+        self._split: Split | None = None
 
     # -- what it can do ------------------------------------------------------------
 
@@ -158,7 +160,13 @@ class BridgedQuantizer(HfQuantizer):  # type: ignore[misc]  # transformers is no
         """Finish a model whose weights are in place."""
         super().postprocess_model(model, **kwargs)
         loading, self._loading = self._load(), None
+        self._split = loading.split if loading.split is not None and loading.split.done() else None
         return loading.finish(model)
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether this process has only parts of the model's packed weights."""
+        return self._split is not None
 
     def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> nn.Module:
         """Turn the packed modules of a model back into float ones."""
@@ -170,12 +178,11 @@ class BridgedQuantizer(HfQuantizer):  # type: ignore[misc]  # transformers is no
         """The tensors to save: under the names, and in the form, that they came in."""
         if getattr(model, "_hf_peft_config_loaded", False):
             return None, {}  # the adapters alone are saved
-        if (getattr(model, "_tp_size", None) or 1) > 1:
-            raise UnsupportedOperationError(
-                "every process has a part of the packed weights: save the model from one that "
-                "was loaded without tp_plan="
-            )
-        return dict(stored_tensors(model, record_of(model), self.core)), {}
+        record = record_of(model)
+        if self._split is None:
+            return dict(stored_tensors(model, record, self.core)), {}
+        with self._split.whole(model) as here:
+            return dict(stored_tensors(model, record, self.core if here else None)), {}
 
     def _load(self) -> Loading:
         if self._loading is None:
