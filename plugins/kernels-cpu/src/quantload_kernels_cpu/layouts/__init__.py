@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @cache
 def find(name: str) -> Layout:
-    """The layout of a name: a ggml type ("Q4_K"), or what `affine.name_of` makes of a weight."""
-    from quantload_kernels_cpu.layouts import ggml
+    """The layout of a name: a ggml type ("Q4_K"), or what `affine_names.name_of` makes of a weight."""
+    from quantload_kernels_cpu import affine_names
+    from quantload_kernels_cpu.layouts import affine, ggml
 
+    if name.startswith(affine_names.PREFIX):
+        return affine.Affine(name, affine_names.kind_of(name))
     return ggml.LAYOUTS[name]
