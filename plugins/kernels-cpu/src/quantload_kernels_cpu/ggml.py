@@ -10,6 +10,7 @@ from quantload.kernels import Kernel, KernelSpec
 from quantload.verdict import Verdict
 from quantload.weights.autograd import linear_through
 from quantload_kernels_cpu.availability import DTYPES, dtype_verdict, machine_verdict
+from quantload_kernels_cpu.entry import multiply
 
 if TYPE_CHECKING:
     from quantload.weights.packed import PackedWeight
@@ -34,8 +35,6 @@ class CpuBlocks(Kernel):
 
     def linear(self, weight: PackedWeight, x: Tensor) -> Tensor:
         """See `Kernel.linear`."""
-        from quantload_kernels_cpu.operators import multiply
-
         if x.dtype not in DTYPES:
             return linear_through(weight, x)
         blocks: Any = weight._parameters["blocks"]

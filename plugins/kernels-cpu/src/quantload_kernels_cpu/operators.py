@@ -63,13 +63,3 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 linear.register_autograd(_backward, setup_context=_remember)
-
-
-def multiply(
-    x: Tensor, storage: Sequence[Tensor], layout: str, sizes: Sequence[int], rows: int
-) -> Tensor:
-    """`linear` as an operator where torch must see one, and else without its overhead."""
-    seen = torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled())
-    run: Any = linear if seen else product.linear
-    found: Tensor = run(x, storage, layout, sizes, rows)
-    return found
