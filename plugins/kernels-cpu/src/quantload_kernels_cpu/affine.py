@@ -13,6 +13,7 @@ from quantload.weights.affine.planes import pack_planes, unpack_planes
 from quantload.weights.autograd import linear_through
 from quantload_kernels_cpu.affine_names import fits, name_of, sizes_of
 from quantload_kernels_cpu.availability import DTYPES, dtype_verdict, machine_verdict
+from quantload_kernels_cpu.entry import multiply
 
 if TYPE_CHECKING:
     from quantload.weights.affine import AffineWeight
@@ -69,7 +70,7 @@ class CpuAffine(Kernel):
 
     def restore(self, weight: PackedWeight) -> dict[str, Tensor | None]:
         """See `Kernel.restore`."""
-        storage = dict(weight._parameters)
+        storage: dict[str, Tensor | None] = dict(weight._parameters)
         if "sorted_codes" not in storage:
             return storage
         affine = cast("AffineWeight", weight)
@@ -88,12 +89,12 @@ class CpuAffine(Kernel):
         if packed is None:
             return unpack_planes(weight.codes[rows], weight.bits, weight.shape[1])
         codes, order = unpack_planes(packed[rows], weight.bits, weight.shape[1]), storage["order"]
-        return codes if order is None else torch.empty_like(codes).index_copy_(1, order.long(), codes)
+        return (
+            codes if order is None else torch.empty_like(codes).index_copy_(1, order.long(), codes)
+        )
 
     def linear(self, weight: PackedWeight, x: Tensor) -> Tensor:
         """See `Kernel.linear`."""
-        from quantload_kernels_cpu.operators import multiply
-
         if x.dtype not in DTYPES:
             return linear_through(weight, x)
         affine, own = cast("AffineWeight", weight), cast("dict[str, Any]", weight._parameters)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from quantload.weights.affine.planes import PLANES, padded
 
@@ -21,6 +20,13 @@ _DTYPES = {
     torch.uint8: "uint8",
     torch.int16: "int16",
 }
+
+
+_STARTS = {
+    bits: tuple(sum(widths[:number]) for number in range(1, len(widths)))
+    for bits, widths in PLANES.items()
+}
+"""Bits of a code -> the bits before each of its planes but the first."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,5 @@ def fits(bits: int, group: int, shifted: bool) -> bool:
 
 def sizes_of(bits: int, columns: int, groups: int) -> list[int]:
     """The numbers after the addresses: bytes of a row, groups, starts of the further planes."""
-    widths, columns = PLANES[bits], padded(columns)
-    found = [columns * bits // 8, groups]
-    for number in range(1, len(widths)):
-        found.append(columns * sum(widths[:number]) // 8)
-    return found
+    width = padded(columns) // 8
+    return [width * bits, groups, *[width * start for start in _STARTS[bits]]]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @cache
 def find(name: str) -> Layout:
-    """The layout of a name: a ggml type ("Q4_K"), or what `affine_names.name_of` makes of a weight."""
+    """The layout of a name: a ggml type ("Q4_K"), or one that `affine_names` makes."""
     from quantload_kernels_cpu import affine_names
     from quantload_kernels_cpu.layouts import affine, ggml
 

@@ -17,6 +17,7 @@ from quantload_kernels_cpu.emit.function import Writer
 from quantload_kernels_cpu.emit.value import I8, I16, I32, Value, joined, vector
 from quantload_kernels_cpu.layouts.base import PIECE, Layout, Step, runs
 
+
 class Affine(Layout):
     """Codes, scales and what shifts them, each `[rows, ...]` without gaps."""
 
@@ -34,7 +35,7 @@ class Affine(Layout):
             "groups",
             *(f"plane{number}" for number in range(1, len(self.widths))),
         )
-        per = per_byte(self.bits)
+        self.per = per = per_byte(self.bits)
         self.columns = max(128, PIECE * per)
         self.unit = math.gcd(kind.group, self.columns)
         self.units = self.columns // self.unit
@@ -63,18 +64,16 @@ class Affine(Layout):
         wide = self._plane(step, 0, self.columns * self.widths[0] // 8)
         if self.bits == 8:
             return [wide.shuffled(range(PIECE)), wide.shuffled(range(PIECE, 2 * PIECE))]
-        pieces = [_field(wide, piece * self.widths[0], self.widths[0], 0) for piece in range(self._per)]
+        pieces = [
+            _field(wide, piece * self.widths[0], self.widths[0], 0) for piece in range(self.per)
+        ]
         place = self.widths[0]
         for number, width in enumerate(self.widths[1:], 1):
             plane = _spread(self._plane(step, number, self.columns * width // 8))
-            for piece in range(self._per):
+            for piece in range(self.per):
                 pieces[piece] |= _field(plane, piece * width, width, place)
             place += width
         return pieces
-
-    @property
-    def _per(self) -> int:
-        return per_byte(self.bits)
 
     def _plane(self, step: Step, number: int, nbytes: int) -> Value:
         """The bytes of a plane for a step; those that are not there are 0."""
@@ -160,4 +159,3 @@ def _padded(value: Value, lanes: int) -> Value:
         value = value.spread(1)
     mask = [min(lane, value.lanes) for lane in range(lanes)]
     return value.shuffled(mask, value.constant(0.0 if value.floating else 0))
-
