@@ -1,6 +1,6 @@
 """Tokens per second of a Llama of 1.1 billion parameters on this CPU: bfloat16 and int4.
 
-    python benchmarks/cpu_int4_decode.py [--tokens 24]
+    python benchmarks/cpu_int4_decode.py [--tokens 24] [--kernel cpu-affine]
 
 The weights are random, for only their shapes matter; all models run in one process and
 take turns, token by token, so that a machine that slows down favours none. Two are int4:
@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from quantload.kernels import prepare
 from quantload.modules import QuantizedLinear, set_module
 from quantload.weights.affine import AffineWeight
+from quantload.weights.affine.planes import row_bytes
 
 GROUP = 128
 SHAPE = LlamaConfig(
@@ -39,12 +40,22 @@ SHAPE = LlamaConfig(
 )
 
 
+def fill(tensor: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    """The same few numbers over and over: to draw billions takes longer than the benchmark."""
+    flat = tensor.view(-1)
+    for start in range(0, flat.numel(), block.numel()):
+        part = flat[start : start + block.numel()]
+        part.copy_(block[: part.numel()])
+    return tensor
+
+
 def dense_model() -> nn.Module:
     with torch.device("meta"):
         model = LlamaForCausalLM(SHAPE)
     model = model.to(torch.bfloat16).to_empty(device="cpu")
+    block = torch.randn(1 << 20).mul_(0.02).to(torch.bfloat16)
     for parameter in model.parameters():
-        parameter.data.normal_(0, 0.02)
+        fill(parameter.data, block)
     rotary = type(model.model.rotary_emb)(SHAPE)
     model.model.rotary_emb = rotary
     ready: nn.Module = model.eval()
@@ -71,24 +82,36 @@ def empty_model(dense: nn.Module) -> nn.Module:
     return model
 
 
-def packed_model(dense: nn.Module, head: bool) -> nn.Module:
-    """The same model with random int4 weights; what stays float is shared."""
+def packed_linear(linear: nn.Linear, block: torch.Tensor, kernel: str | None) -> QuantizedLinear:
+    rows, columns = linear.weight.shape
+    weight = AffineWeight(
+        (rows, columns),
+        torch.bfloat16,
+        bits=4,
+        group_size=GROUP,
+        codes=fill(torch.empty((rows, row_bytes(columns, 4)), dtype=torch.uint8), block),
+        scales=torch.full((rows, columns // GROUP), 0.004, dtype=torch.float16),
+    )
+    prepare(weight, kernel)
+    return QuantizedLinear(weight)
+
+
+def packed_models(dense: nn.Module, kernel: str | None) -> tuple[nn.Module, nn.Module, str]:
+    """The same model with int4 weights, its head in bfloat16 and int4, and the kernel's name.
+
+    What is alike in two models is shared: each token reads far more than a cache holds.
+    """
     shared = {id(p): p for p in dense.parameters()}
-    model = copy.deepcopy(dense, shared)
+    model, block = copy.deepcopy(dense, shared), torch.randint(0, 256, (1 << 20,)).byte()
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and (head or name != "lm_head"):
-            rows, columns = module.weight.shape
-            groups = (rows, columns // GROUP)
-            weight = AffineWeight.from_codes(
-                torch.randint(0, 16, (rows, columns), dtype=torch.uint8),
-                torch.full(groups, 0.004, dtype=torch.float16),
-                bits=4,
-                group_size=GROUP,
-                dtype=torch.bfloat16,
-            )
-            prepare(weight, "torch-int4")
-            set_module(model, name, QuantizedLinear(weight))
-    return model
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            set_module(model, name, packed_linear(module, block, kernel))
+    head = packed_linear(model.lm_head, block, kernel)
+    shared = {id(m): m for m in model.modules() if isinstance(m, (QuantizedLinear, nn.Embedding))}
+    other = copy.deepcopy(model, shared)
+    set_module(other, "lm_head", head)
+    assert head.weight.kernel is not None
+    return model, other, head.weight.kernel.name
 
 
 class Decoder:
@@ -111,14 +134,16 @@ class Decoder:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Decoding speed, bfloat16 and int4.")
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--kernel", help="by name; else the one that is chosen")
     options = parser.parse_args()
     torch.manual_seed(0)
     with torch.inference_mode():
         dense = dense_model()
+        mixed, whole, kernel = packed_models(dense, options.kernel)
         decoders = {
             "bfloat16": Decoder(dense),
-            "int4, head bfloat16": Decoder(packed_model(dense, head=False)),
-            "int4, head int4": Decoder(packed_model(dense, head=True)),
+            "int4, head bfloat16": Decoder(mixed),
+            "int4, head int4": Decoder(whole),
             "no products": Decoder(empty_model(dense)),
         }
         for _ in range(options.tokens):
@@ -135,9 +160,14 @@ def main() -> None:
     for row in rows.values():
         for key, told in (("tokens_per_s", "ratio"), ("best_tokens_per_s", "best_ratio")):
             row[told] = row[key] / rows["bfloat16"][key]
-    show(f"decoding, {torch.get_num_threads()} threads", rows, None)
+    show(f"decoding with {kernel}, {torch.get_num_threads()} threads", rows, None)
     OUT.mkdir(parents=True, exist_ok=True)
-    found = {"threads": torch.get_num_threads(), "machine": machine(), "median": rows}
+    found = {
+        "kernel": kernel,
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "median": rows,
+    }
     text = json.dumps(found, indent=2) + "\n"
     (OUT / "cpu_int4_decode.json").write_text(text, encoding="utf-8")
 
