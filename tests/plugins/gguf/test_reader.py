@@ -135,6 +135,12 @@ def test_a_model_in_a_big_endian_file_of_the_gguf_package(write_gguf, sane_block
             assert np.array_equal(file.read(kind).numpy(), data)
 
 
+def test_big_endian_blocks_in_one_dimension(write_gguf, quantized):
+    blocks, kind = quantized("Q8_0", (1, 64))
+    with open_gguf(write_gguf({"w": (blocks[0], kind)}, endianess=GGUFEndian.BIG)) as file:
+        assert file.read("w").shape == (68,)
+
+
 INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.float64]
 
 

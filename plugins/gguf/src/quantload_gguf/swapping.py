@@ -61,6 +61,8 @@ def blocks_are_swapped(
         fields = kind.wide if kind.wide is not None else ((0, 1, 2),)
         if not kind.packed or not kind.decodable or not fields or not tensor.nbytes:
             continue
+        if len(tensor.shape) < 2:  # it has no rows of which some could be read
+            continue
         per_row = tensor.nbytes // tensor.shape[0] // kind.nbytes
         blocks = read(tensor, slice(0, max(1, _BLOCKS // per_row))).reshape(-1, kind.nbytes)
         for offset, count, _ in fields:
