@@ -96,19 +96,20 @@ def packed_linear(linear: nn.Linear, block: torch.Tensor, kernel: str | None) ->
     return QuantizedLinear(weight)
 
 
-def packed_models(dense: nn.Module, kernel: str | None) -> tuple[nn.Module, nn.Module, str]:
+def packed_models(dense: Any, kernel: str | None) -> tuple[nn.Module, nn.Module, str]:
     """The same model with int4 weights, its head in bfloat16 and int4, and the kernel's name.
 
     What is alike in two models is shared: each token reads far more than a cache holds.
     """
     shared = {id(p): p for p in dense.parameters()}
-    model, block = copy.deepcopy(dense, shared), torch.randint(0, 256, (1 << 20,)).byte()
+    model: Any = copy.deepcopy(dense, shared)
+    block = torch.randint(0, 256, (1 << 20,)).byte()
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and name != "lm_head":
             set_module(model, name, packed_linear(module, block, kernel))
     head = packed_linear(model.lm_head, block, kernel)
-    shared = {id(m): m for m in model.modules() if isinstance(m, (QuantizedLinear, nn.Embedding))}
-    other = copy.deepcopy(model, shared)
+    kept = {id(m): m for m in model.modules() if isinstance(m, (QuantizedLinear, nn.Embedding))}
+    other: Any = copy.deepcopy(model, kept)
     set_module(other, "lm_head", head)
     assert head.weight.kernel is not None
     return model, other, head.weight.kernel.name
