@@ -69,6 +69,10 @@ class Kernel(ABC):
     priority: ClassVar[int] = 0
     """Higher is tried first; equal ones in the order of their names."""
 
+    groups: ClassVar[bool] = False
+    """Whether `linear` reads nothing of a weight in its arrangement but the storage and what
+    follows from `shape` and `kernel_params`. Then the experts of a model run as a group."""
+
     @abstractmethod
     def supports(self, spec: KernelSpec) -> Verdict:
         """Whether it runs such a weight there; a no says why."""
@@ -84,3 +88,27 @@ class Kernel(ABC):
     @abstractmethod
     def linear(self, weight: PackedWeight, x: Tensor) -> Tensor:
         """`x @ W.T`, computed and returned in `x.dtype`."""
+
+    def linear_chosen(
+        self, weight: PackedWeight, stacks: Mapping[str, Tensor], x: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """Each row of `x` times one of many weights, which `chosen` tells on the device.
+
+        Only asked of kernels with `groups`, and for no gradient. This one takes the storage
+        of each choice out and multiplies with it.
+
+        Args:
+            weight: one of the weights, in the kernel's arrangement.
+            stacks: name -> the storage of all of them, `[weights, ...]`.
+            x: `[rows, in_features]`.
+            chosen: int64 `[rows]`, numbers of weights.
+
+        Returns:
+            `[rows, out_features]`, in `x.dtype`.
+        """
+        found = []
+        for row in range(x.shape[0]):
+            number = chosen[row : row + 1]
+            own = {name: stack.index_select(0, number)[0] for name, stack in stacks.items()}
+            found.append(self.linear(weight.with_storage(own), x[row : row + 1]))
+        return torch.cat(found)

@@ -15,7 +15,7 @@ from quantload.loading.device_map import DISK, DeviceMap
 from quantload.loading.heap import PACKED_STRIDE, Trimmer
 from quantload.loading.plan import Plan
 from quantload.loading.skeleton import get_tensor, set_tensor, tensors_of
-from quantload.modules import hosts_of
+from quantload.modules import group_experts, hosts_of
 from quantload.weights.packed import PackedWeight
 
 logger = logging.getLogger(__name__)
@@ -140,3 +140,4 @@ def prepare_kernels(
         trimmer.passed(weight.nbytes)
         if held.isdisjoint(tensor.data_ptr() for tensor in weight.storage().values()):
             release(name)
+    group_experts(model)

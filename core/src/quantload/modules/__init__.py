@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from quantload.modules.embedding import QuantizedEmbedding
 from quantload.modules.experts import ExpertsLayout, QuantizedExperts
-from quantload.modules.hosts import dequantize_hosts, host_for, hosts_of, set_module
+from quantload.modules.hosts import (
+    dequantize_hosts,
+    group_experts,
+    host_for,
+    hosts_of,
+    set_module,
+)
 from quantload.modules.linear import QuantizedLinear
 
 __all__ = [
@@ -13,6 +19,7 @@ __all__ = [
     "QuantizedExperts",
     "QuantizedLinear",
     "dequantize_hosts",
+    "group_experts",
     "host_for",
     "hosts_of",
     "set_module",

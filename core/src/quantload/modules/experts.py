@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quantload.errors import UnsupportedOperationError
+from quantload.modules import grouping
+from quantload.modules.grouping import Group
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class QuantizedExperts(nn.Module):
     Every expert is a child, named by its number, with a linear layer for each of its
     matrices (`experts.3.up_proj`), as most checkpoints have them. Those layers are
     ordinary ones: packed or float, each with a kernel, a device and adapters of its own.
-    Only experts that a token was sent to are run, one after the other.
+    Only experts that a token was sent to are run: one after the other, or a few choices
+    as a group, where the weights of all lie together (see `grouping`).
 
     Args:
         layout: what the module says of its experts.
@@ -93,6 +97,7 @@ class QuantizedExperts(nn.Module):
         self.layout = layout
         self.num_experts = layout.count
         self.own: frozenset[int] | None = None  # all of them
+        self.groups: dict[str, Group] | None = None
         self.blueprint = (blueprint,)
         self.training = blueprint.training
         self._is_hf_initialized = True
@@ -129,18 +134,45 @@ class QuantizedExperts(nn.Module):
         Returns:
             Of the shape and dtype of `hidden_states`.
         """
-        from quantload.modules.routing import run, run_blocks
-
         if self.layout.blocks:
+            from quantload.modules.routing import run_blocks
+
             given: Tensor = run_blocks(self, hidden_states)
             return given
         assert top_k_index is not None
         assert top_k_weights is not None
-        found: Tensor = run(self, hidden_states, top_k_index, top_k_weights)
+        found: Tensor
+        if self.groups is not None and self._few(hidden_states, top_k_index, top_k_weights):
+            found = grouping.run(self, self.groups, hidden_states, top_k_index, top_k_weights)
+            return found
+        from quantload.modules.routing import run
+
+        found = run(self, hidden_states, top_k_index, top_k_weights)
         return found
+
+    def group(self) -> None:
+        """Let the weights of all experts lie together, where they and their kernel allow it."""
+        apart = self.own is not None or self.layout.blocks
+        self.groups = None if apart else grouping.grouped(self)
+
+    def check_group(self) -> None:
+        """Give the group up once a layer is not what it was: adapted, merged, moved, or watched."""
+        if self.groups is not None and not grouping.still(self, self.groups):
+            self.groups = None
+
+    def _few(self, x: Tensor, chosen: Tensor, weights: Tensor) -> bool:
+        """Whether so few choices were made, and for no gradient, that they run as a group."""
+        if not 0 < chosen.numel() <= grouping.MOST:
+            return False
+        if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
+            return False
+        if not torch.compiler.is_compiling():
+            self.check_group()
+        return self.groups is not None
 
     def keep(self, numbers: Iterable[int]) -> None:
         """Let go of all experts but these: other processes have them, and outputs are added up."""
+        self.groups = None
         self.own = frozenset(numbers)
         for number in range(self.num_experts):
             if number not in self.own:
@@ -148,15 +180,34 @@ class QuantizedExperts(nn.Module):
 
     def expert(self, number: int, x: Tensor) -> Tensor:
         """What one expert gives for `[rows, features]`."""
+        return self.between(
+            lambda part, inner: self._layer(number, part)(inner),
+            lambda name: self.bias(name)[number],
+            x,
+        )
+
+    def between(
+        self,
+        layer: Callable[[str, Tensor], Tensor],
+        bias: Callable[[str], Tensor],
+        x: Tensor,
+    ) -> Tensor:
+        """What is computed between the products of experts, and with them.
+
+        Args:
+            layer: name of a layer and its input -> its product.
+            bias: name of a bias -> its rows, or the one row, for that product.
+            x: `[rows, features]`.
+        """
         layout = self.layout
-        parts = [self._layer(number, part)(x) for part in layout.parts]
+        parts = [layer(part, x) for part in layout.parts]
         inner = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
         if layout.first_bias:
-            inner = inner + self._bias(layout.first_bias, number).to(inner)
+            inner = inner + bias(layout.first_bias).to(inner)
         (module,) = self.blueprint
-        outer: Tensor = self._layer(number, layout.last)(layout.activation(module, inner))
+        outer = layer(layout.last, layout.activation(module, inner))
         if layout.last_bias:
-            outer = outer + self._bias(layout.last_bias, number).to(outer)
+            outer = outer + bias(layout.last_bias).to(outer)
         if layout.norm:
             outer = self.get_submodule(layout.norm)(outer)
         return outer
@@ -167,10 +218,29 @@ class QuantizedExperts(nn.Module):
         assert layer is not None
         return layer
 
-    def _bias(self, name: str, number: int) -> Tensor:
+    def bias(self, name: str) -> Tensor:
+        """A bias of all experts, `[experts, out_features]`."""
         bias = self._parameters[name]
         assert bias is not None
-        return bias[number]
+        return bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedExperts:
+        together, self.groups = self.groups is not None, None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        if together:
+            self.group()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold every expert's own storage."""
+        return {**self.__dict__, "groups": self.groups is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        together = state.pop("groups", False)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self.groups = None
+        if together:
+            self.group()
 
     def joined(self, dtype: torch.dtype | None = None) -> nn.Module:
         """The module whose place this one takes, once all layers are float.

@@ -75,6 +75,13 @@ def hosts_of(model: nn.Module) -> Iterator[tuple[str, Host]]:
             yield name, cast("Host", module)
 
 
+def group_experts(model: nn.Module) -> None:
+    """Let the weights of experts lie together where they can; see `QuantizedExperts.group`."""
+    for module in model.modules():
+        if isinstance(module, QuantizedExperts):
+            module.group()
+
+
 def dequantize_hosts(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Replace every host by the float module it stands for; weights shared stay shared.
 

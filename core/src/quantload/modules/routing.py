@@ -25,6 +25,7 @@ def run(experts: QuantizedExperts, x: Tensor, chosen: Tensor, weights: Tensor) -
         chosen: int64 `[tokens, choices]`.
         weights: `[tokens, choices]`.
     """
+    experts.check_group()
     tokens = chosen.shape[0]
     if tokens == 1:
         return _one_token(experts, x, chosen[0].tolist(), weights)

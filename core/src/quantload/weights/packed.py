@@ -152,15 +152,30 @@ class PackedWeight(nn.Module):
         """This weight in canonical storage: itself, or a copy where a kernel rearranged it."""
         if self._kernel is None or not self._arranged:
             return self
-        twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._parameters = dict(self._parameters)
+        twin = self._twin()
         twin._kernel, twin._arranged = None, False
         restored = self._kernel.restore(self)
         if torch.compiler.is_compiling():  # no parameter can be made there, and none is needed
             twin._parameters = dict(restored)  # type: ignore[arg-type]  # tensors serve as well
         else:
             twin._replace_storage(restored)
+        return twin
+
+    def with_storage(self, tensors: Mapping[str, Tensor]) -> Self:
+        """A weight of the same kind over other tensors of the same form, for one product."""
+        twin = self._twin()
+        twin._parameters.update(tensors)  # type: ignore[arg-type]  # tensors serve as well
+        return twin
+
+    @property
+    def arranged(self) -> bool:
+        """Whether the storage is in the arrangement of the kernel, and not canonical."""
+        return self._arranged
+
+    def _twin(self) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._parameters = dict(self._parameters)
         return twin
 
     def _replace_storage(self, tensors: Mapping[str, Tensor | None]) -> None:

@@ -13,6 +13,8 @@ from quantload.verdict import Verdict
 
 OLDEST = (3, 5)
 """Older ones cannot take a dot with eight columns."""
+FLOATS = (torch.float16, torch.bfloat16)
+"""In which dtypes kernels compute."""
 
 
 def interpreting() -> bool:
@@ -71,6 +73,6 @@ def device_verdict(device: torch.device, capability: tuple[int, int]) -> Verdict
 
 def dtype_verdict(dtype: torch.dtype) -> Verdict:
     """Whether the kernels compute in a dtype."""
-    if dtype in (torch.float16, torch.bfloat16):
+    if dtype in FLOATS:
         return Verdict.yes()
     return Verdict.no(f"computes in float16 and bfloat16, not in {str(dtype).split('.')[-1]}")

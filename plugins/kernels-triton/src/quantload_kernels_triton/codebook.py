@@ -13,6 +13,7 @@ exactly.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
@@ -21,7 +22,13 @@ from quantload.kernels import Kernel, KernelSpec
 from quantload.verdict import Verdict
 from quantload_kernels_triton import operators, words
 from quantload_kernels_triton.arrange import WIDEST_RUN, from_pairs, to_pairs
-from quantload_kernels_triton.availability import device_verdict, dtype_verdict, triton_verdict
+from quantload_kernels_triton.availability import (
+    FLOATS,
+    device_verdict,
+    dtype_verdict,
+    triton_verdict,
+)
+from quantload_kernels_triton.chosen import multiply_chosen
 from quantload_kernels_triton.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ class TritonCodebook(Kernel):
 
     name: ClassVar[str] = "triton_codebook"
     priority: ClassVar[int] = 20
+    groups: ClassVar[bool] = True
 
     def supports(self, spec: KernelSpec) -> Verdict:
         """See `Kernel.supports`."""
@@ -94,6 +102,17 @@ class TritonCodebook(Kernel):
             w.shape[0],
             w.state.quant_type,
         )
+
+    def linear_chosen(
+        self, weight: PackedWeight, stacks: Mapping[str, Tensor], x: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """See `Kernel.linear_chosen`."""
+        w: Any = weight
+        if x.dtype not in FLOATS:
+            return super().linear_chosen(weight, stacks, x, chosen)
+        block = w.state.block_size
+        sizes = (4, block, min(block, WIDEST_RUN), w.shape[0])
+        return multiply_chosen(stacks, x, chosen, sizes, w.state.quant_type)
 
 
 def _weight_verdict(spec: KernelSpec) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor
@@ -10,7 +11,13 @@ from quantload.kernels import Kernel, KernelSpec
 from quantload.verdict import Verdict
 from quantload_kernels_triton import operators
 from quantload_kernels_triton.arrange import arrange, restore, run_of
-from quantload_kernels_triton.availability import device_verdict, dtype_verdict, triton_verdict
+from quantload_kernels_triton.availability import (
+    FLOATS,
+    device_verdict,
+    dtype_verdict,
+    triton_verdict,
+)
+from quantload_kernels_triton.chosen import multiply_chosen
 from quantload_kernels_triton.geometry import PLANES
 
 if TYPE_CHECKING:
@@ -25,6 +32,7 @@ class TritonAffine(Kernel):
 
     name: ClassVar[str] = "triton"
     priority: ClassVar[int] = 20
+    groups: ClassVar[bool] = True
 
     def supports(self, spec: KernelSpec) -> Verdict:
         """See `Kernel.supports`."""
@@ -62,6 +70,17 @@ class TritonAffine(Kernel):
             run_of(affine.groups, affine.run, affine.act_order),
             affine.shape[0],
         )
+
+    def linear_chosen(
+        self, weight: PackedWeight, stacks: Mapping[str, Tensor], x: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """See `Kernel.linear_chosen`."""
+        affine: Any = weight
+        if "order" in stacks or "segments" in stacks or x.dtype not in FLOATS:
+            return super().linear_chosen(weight, stacks, x, chosen)
+        run = run_of(affine.groups, affine.run, affine.act_order)
+        sizes = (affine.bits, affine.group_size, run, affine.shape[0])
+        return multiply_chosen(stacks, x, chosen, sizes)
 
 
 def _weight_verdict(spec: KernelSpec) -> Verdict:

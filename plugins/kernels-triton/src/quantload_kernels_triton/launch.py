@@ -133,7 +133,7 @@ def decode(weight: Arranged, dtype: torch.dtype, plan: Plan | None = None) -> Te
             weight.scales.shape[0],
             **weight.settings(),
             SCALING=_scaling(weight, dtype),
-            MASKED=_missing(geometry, width),
+            MASKED=missing(geometry, width),
             R=plan.tiles,
             U=plan.units,
             W=plan.warps,
@@ -170,7 +170,7 @@ def _few(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan) -> Tenso
         weight.scales.shape[0],
         **weight.settings(),
         PACKED=packed,
-        MASKED=_missing(geometry, width),
+        MASKED=missing(geometry, width),
         R=plan.tiles,
         U=plan.units,
         C=plan.ahead,
@@ -209,7 +209,7 @@ def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
         each,
         **weight.settings(),
         SCALING=_scaling(weight, x.dtype, many=True),
-        MASKED=_missing(geometry, width) or int(geometry.tiles % tall != 0),
+        MASKED=missing(geometry, width) or int(geometry.tiles % tall != 0),
         ROWS=plan.rows,
         R=plan.tiles,
         U=plan.units,
@@ -249,7 +249,7 @@ def _warpgroups(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
     return add_up(out, y, overlaps(x.device))
 
 
-def _missing(geometry: Geometry, width: int) -> int:
+def missing(geometry: Geometry, width: int) -> int:
     """`MASKED` of the kernels: what may be missing when `width` units are taken at once."""
     if geometry.padded_columns != geometry.columns:
         return 2

@@ -12,6 +12,7 @@ the exact product, nothing depends on values, and a CUDA graph can hold it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -21,7 +22,13 @@ from quantload.kernels import Kernel, KernelSpec
 from quantload.verdict import Verdict
 from quantload_kernels_triton import operators, words
 from quantload_kernels_triton.arrange import WIDEST_RUN, to_pairs
-from quantload_kernels_triton.availability import device_verdict, dtype_verdict, triton_verdict
+from quantload_kernels_triton.availability import (
+    FLOATS,
+    device_verdict,
+    dtype_verdict,
+    triton_verdict,
+)
+from quantload_kernels_triton.chosen import multiply_chosen
 from quantload_kernels_triton.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ class TritonRows8(Kernel):
 
     name: ClassVar[str] = "triton_rows8"
     priority: ClassVar[int] = 20
+    groups: ClassVar[bool] = True
 
     def supports(self, spec: KernelSpec) -> Verdict:
         """See `Kernel.supports`."""
@@ -84,6 +92,15 @@ class TritonRows8(Kernel):
         return operators.multiply(
             x, w.words, w.scales, None, None, None, 8, w.shape[1], WIDEST_RUN, w.shape[0]
         )
+
+    def linear_chosen(
+        self, weight: PackedWeight, stacks: Mapping[str, Tensor], x: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """See `Kernel.linear_chosen`."""
+        if x.dtype not in FLOATS:
+            return super().linear_chosen(weight, stacks, x, chosen)
+        w: Any = weight
+        return multiply_chosen(stacks, x, chosen, (8, w.shape[1], WIDEST_RUN, w.shape[0]))
 
 
 def _biased(codes: Tensor) -> Tensor:

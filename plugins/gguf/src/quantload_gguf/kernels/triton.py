@@ -46,6 +46,7 @@ class TritonKernel(Kernel):
 
     name = "ggml-triton"
     priority = 20
+    groups = True
 
     def supports(self, spec: KernelSpec) -> Verdict:
         """The types of `FORMS` in float16 and bfloat16."""

@@ -11,7 +11,7 @@ from quantload.kernels.selector import prepare
 from quantload.loading.heap import PACKED_STRIDE, Trimmer
 from quantload.loading.plan import Decision
 from quantload.loading.skeleton import tensors_of
-from quantload.modules import hosts_of
+from quantload.modules import group_experts, hosts_of
 
 ALIGNMENT = 16
 """Bytes; of tensors on the CPU, without which products differ in their last bits."""
@@ -43,4 +43,5 @@ def finish(model: Any, decided: Decision) -> None:
             seen.add(id(host.weight))
             prepare(host.weight)
             trimmer.passed(host.weight.nbytes)
+    group_experts(model)
     untie_config(model, decided)
