@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -39,6 +40,11 @@ def limited(weight: GgufWeight, x: torch.Tensor, limit: int) -> Callable[[], obj
     return call
 
 
+def dequantized(weight: GgufWeight, x: torch.Tensor) -> torch.Tensor:
+    """The product by way of the whole float weight."""
+    return F.linear(x, weight.dequantize(x.dtype))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Where packed products stop paying.")
     parser.add_argument("--types", nargs="+", default=["Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
@@ -60,8 +66,8 @@ def main() -> None:
                 ways: dict[str, Callable[[], object]] = {
                     "packed": limited(weight, x, 1 << 30),
                     "decoded": limited(weight, x, 0),
-                    "dequantized": lambda w=weight, x=x: F.linear(x, w.dequantize(x.dtype)),
-                    "float": lambda d=dense, x=x: F.linear(x, d),
+                    "dequantized": partial(dequantized, weight, x),
+                    "float": partial(F.linear, x, dense),
                 }
                 found = {k: round(us) for k, us in quickest(ways, options.repetitions).items()}
                 if found["packed"] <= min(found["decoded"], found["dequantized"]):

@@ -171,3 +171,23 @@ def test_renamed_tensors_load_with_a_key_mapping(
 
 def test_a_folder_without_weights_is_no_concern_of_the_bridge(demo_model: Path) -> None:
     assert AutoTokenizer.from_pretrained(demo_model).vocab_size > 0
+
+
+def test_a_weight_that_a_hook_keeps_away_counts_as_loaded(monkeypatch):
+    """accelerate hangs its hook on the packed weight itself, which is the module with tensors."""
+    from types import SimpleNamespace
+
+    from quantload.errors import CheckpointError
+    from quantload.integrations.transformers.bridge import checking
+
+    model = torch.nn.Module()
+    model.layer = torch.nn.Module()
+    model.layer.weight = torch.nn.Linear(2, 2, device="meta")
+    model.layer.weight.is_meta = True
+    monkeypatch.setattr(checking, "hosts_of", lambda model: [("layer", model.layer)])
+    monkeypatch.setattr(checking, "tensors_of", lambda model: {})
+    decided = SimpleNamespace(report=SimpleNamespace(source="folder", mismatched={}))
+    with pytest.raises(CheckpointError, match="nothing was loaded into the packed weight of layer"):
+        checking.check_loaded(model, decided, lambda name: "cpu")
+    model.layer.weight._hf_hook = SimpleNamespace(offload=True)
+    checking.check_loaded(model, decided, lambda name: "cpu")

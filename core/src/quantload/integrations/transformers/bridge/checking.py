@@ -97,7 +97,8 @@ def check_loaded(model: Any, decided: Decision, place: Callable[[str], Any]) -> 
         CheckpointError: a weight was not loaded, or one of another shape was.
     """
     for name, host in hosts_of(model):
-        if host.weight.is_meta and not _away(model, f"{name}.weight", place):
+        weight = f"{name}.weight"  # a module, and it may be the one that has the hook
+        if host.weight.is_meta and not _away(model, weight, place, innermost=weight):
             raise CheckpointError(
                 f"{decided.report.source}: nothing was loaded into the packed weight of {name}"
             )
@@ -111,12 +112,19 @@ def check_loaded(model: Any, decided: Decision, place: Callable[[str], Any]) -> 
             )
 
 
-def _away(model: Any, name: str, place: Callable[[str], Any]) -> bool:
-    """Whether a tensor is offloaded: hooks fetch it when it is used."""
-    at = name
+def _away(model: Any, name: str, place: Callable[[str], Any], innermost: str | None = None) -> bool:
+    """Whether a tensor is offloaded: hooks fetch it when it is used.
+
+    Args:
+        model: what has it.
+        name: of the tensor or packed weight.
+        place: where a tensor or module is to be.
+        innermost: the smallest module around it; what `name` stands in, where None.
+    """
+    at = name.rpartition(".")[0] if innermost is None else innermost
     while at:
-        at = at.rpartition(".")[0]
         hook = getattr(model.get_submodule(at), "_hf_hook", None)
         if getattr(hook, "offload", False):
             return True
+        at = at.rpartition(".")[0]
     return bool(place(name) == DISK)
