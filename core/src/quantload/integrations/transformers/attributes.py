@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
@@ -63,13 +64,39 @@ def untie_config(model: Any, plan: Plan | Decision) -> None:
 def mark_quantized(model: Any, quantizer: HfQuantizer) -> None:
     """Say in the ways of `transformers` that a model is quantized."""
     model.is_quantized = True
-    model.quantization_method = quantizer.quant_method
+    model.quantization_method = method_text(quantizer.quant_method)
     model.hf_quantizer = quantizer
     model.config.quantization_config = quantizer.quantization_config
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.config._is_quantized = True
     model.save_pretrained = SavePretrained(model)
+
+
+_LOOKED_FOR = ("hqq",)
+"""Methods whose own library `PreTrainedModel.to` and `.cuda` import to look for its layers."""
+
+
+class _Name(str):
+    """The name of a method as text, equal to no member of an enum of `transformers`."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return not isinstance(other, Enum) and str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+def method_text(name: str) -> str:
+    """The name of a method, for `model.quantization_method`.
+
+    Of methods for which `transformers` would import a library that packed weights do not need,
+    and that may not be installed, it is equal to no member of `transformers`' enum.
+    """
+    return _Name(name) if name in _LOOKED_FOR else name
 
 
 def mark_float(model: Any) -> None:

@@ -10,6 +10,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationMethod
 
 from quantload.errors import UnsupportedOperationError
+from quantload.integrations.transformers.attributes import method_text
 from quantload.integrations.transformers.bridge.converters import PackedConverter, Quantize
 from quantload.integrations.transformers.bridge.loading import Loading
 from quantload.integrations.transformers.bridge.parallel import Split
@@ -105,8 +106,8 @@ class BridgedQuantizer(HfQuantizer):  # type: ignore[misc]  # transformers is no
         """Remember what is to be loaded; the hosts come when the conversions are known."""
         self._loading = Loading(self, model, dtype, kwargs.get("checkpoint_files"))
         super().preprocess_model(model, dtype=dtype, **kwargs)
-        name = self.quant_method
-        known = name in {method.value for method in QuantizationMethod}
+        name = method_text(self.quant_method)
+        known = type(name) is str and name in {method.value for method in QuantizationMethod}
         model.quantization_method = QuantizationMethod(name) if known else name
 
     def _convert_model_for_quantization(self, model: Any) -> None:
