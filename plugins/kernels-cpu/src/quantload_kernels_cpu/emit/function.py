@@ -61,6 +61,17 @@ class Writer:
         pointer = self.builder.inttoptr(where, value.type.as_pointer())
         self.builder.store(value.raw, pointer, align=1)
 
+    def prefetch(self, address: Value, nbytes: int) -> None:
+        """Have the lines of some bytes brought into the caches; any address will do."""
+        name = "llvm.prefetch.p0"
+        function = self.builder.module.globals.get(name)
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+            function = ir.Function(self.builder.module, kind, name)
+        for offset in range(0, nbytes, 64):
+            pointer = self.builder.inttoptr((address + offset).raw, POINTER)
+            self.builder.call(function, [pointer, I32(0), I32(3), I32(1)])
+
     def load_floats(self, dtype: str, address: Value, lanes: int) -> Value:
         """float32 from "float32", "float16" or "bfloat16" in memory; a scalar of one lane."""
         element = {"float32": F32, "float16": F16, "bfloat16": I16}[dtype]

@@ -10,6 +10,13 @@ from quantload_kernels_cpu.emit.value import F32, I8, I32, Value, vector
 from quantload_kernels_cpu.functions.record import COMMON, ITEM, Record
 from quantload_kernels_cpu.layouts.base import Layout, Step
 
+AHEAD = 1024
+"""Bytes by which a weight is asked for before it is used.
+
+A row is short, and where it ends the processor's own prefetching begins anew. Of 0 to 8192,
+this was the quickest, or near it, for each of five layouts.
+"""
+
 
 def write_few_rows(
     module: Any, name: str, record: Record, dtype: str, tail: int, vnni: bool, count: int
@@ -101,6 +108,8 @@ def _add_step(
 ) -> None:
     """Add a step of some rows of the weight, multiplied with each row of `x`."""
     layout, writer, index = record.layout, steps[0].writer, steps[0].index
+    if len(steps) == 1 and (stream := layout.stream(steps[0])) is not None:
+        writer.prefetch(stream[0] + AHEAD, stream[1])
     weights = [(layout.codes(step), layout.scales(step), layout.minima(step)) for step in steps]
     for j, rows in enumerate(sources):
         source = rows + index * record.nbytes

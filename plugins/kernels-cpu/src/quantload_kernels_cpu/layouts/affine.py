@@ -75,6 +75,11 @@ class Affine(Layout):
             place += width
         return pieces
 
+    def stream(self, step: Step) -> tuple[Value, int] | None:
+        """See `Layout.stream`: the widest plane."""
+        nbytes = self.columns * self.widths[0] // 8
+        return step.row["plane0"] + step.index * nbytes, nbytes
+
     def _plane(self, step: Step, number: int, nbytes: int) -> Value:
         """The bytes of a plane for a step; those that are not there are 0."""
         start = step.row[f"plane{number}"] + step.index * nbytes

@@ -81,6 +81,11 @@ class Layout(ABC):
         Finite where a column is not there.
         """
 
+    def stream(self, step: Step) -> tuple[Value, int] | None:
+        """Address and number of the bytes that make up most of a step, if they lie together."""
+        del step
+        return None
+
     def minima(self, step: Step) -> Value | None:
         """float32 `[minima_count]`, a scalar of one; finite where a column is not there."""
         del step

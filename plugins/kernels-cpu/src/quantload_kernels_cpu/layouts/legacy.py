@@ -43,6 +43,10 @@ class Legacy(Layout):
     def _start(self, step: Step) -> Value:
         return step.row["blocks"] + step.index * (4 * self.nbytes)
 
+    def stream(self, step: Step) -> tuple[Value, int] | None:
+        """See `Layout.stream`."""
+        return self._start(step), 4 * self.nbytes
+
     def _blocks(self, step: Step, offset: int, lanes: int) -> list[Value]:
         """Bytes of the four blocks from an offset; of blocks that are not there, zeros."""
         start, found = self._start(step), []

@@ -57,6 +57,10 @@ class Superblocks(Layout):
         """See `Layout.row`."""
         return {"blocks": writer["blocks"] + row * writer["row_bytes"]}
 
+    def stream(self, step: Step) -> tuple[Value, int] | None:
+        """See `Layout.stream`."""
+        return step.row["blocks"] + step.index * self.nbytes, self.nbytes
+
     def load(self, step: Step, offset: int, lanes: int) -> Value:
         """Bytes of the block from an offset."""
         start = step.row["blocks"] + step.index * self.nbytes
