@@ -47,7 +47,7 @@ def rope_parameters(facts: Facts, default_base: float = 10000.0) -> dict[str, An
         raise CheckpointError(f"{facts.architecture}.rope.freq_base is {base!r}, expected above 0")
     found: dict[str, Any] = {"rope_type": "default", "rope_theta": base}
     if facts.has(FACTORS):
-        return {**found, **_by_factors(facts, facts.numbers(FACTORS), float(base))}
+        return {**found, **_by_factors(facts, _factors(facts, FACTORS), float(base))}
     if facts.has(LONG) and facts.has(SHORT):
         return {**found, **_longrope(facts)}
     kind = facts.get("rope.scaling.type")
@@ -105,8 +105,8 @@ def _longrope(facts: Facts) -> dict[str, Any]:
     original, full = _original(facts), facts.whole("context_length")
     found = {
         "rope_type": "longrope",
-        "long_factor": facts.numbers(LONG),
-        "short_factor": facts.numbers(SHORT),
+        "long_factor": _factors(facts, LONG),
+        "short_factor": _factors(facts, SHORT),
         "original_max_position_embeddings": original,
         "factor": full / original,
     }
@@ -116,10 +116,26 @@ def _longrope(facts: Facts) -> dict[str, Any]:
     return found
 
 
+def _factors(facts: Facts, name: str) -> list[float]:
+    """What the frequencies are divided by, from a tensor of the file.
+
+    Raises:
+        CheckpointError: it is empty, or a value is not above 0.
+    """
+    found = facts.numbers(name)
+    if not found:
+        raise CheckpointError(f"{name} is empty, expected a factor for each rotary frequency")
+    for value in found:
+        if not (math.isfinite(value) and value > 0):
+            raise CheckpointError(f"{name} holds {value!r}, expected factors above 0")
+    return found
+
+
 def _by_factors(facts: Facts, factors: Sequence[float], base: float) -> dict[str, Any]:
     """The settings of Llama 3 that give these factors, or the factors themselves."""
     said = [facts.other(key) for key in _LLAMA3.values()]
-    known = [(float(said[0]), float(said[1]), int(said[2]))] if all(said) else []
+    usable = all(value and math.isfinite(value) for value in said)
+    known = [(float(said[0]), float(said[1]), int(said[2]))] if usable else []
     fitted = llama3_settings(factors, base, known)
     if fitted is not None:
         return fitted
@@ -230,6 +246,8 @@ def llama3_settings(
         slope, offset = slopes  # smooth = slope / wavelength - offset
         candidates.append((1.0, 1.0 + 1.0 / offset, round(slope / offset)))
     for low, high, original in candidates:
+        if not high > low:
+            continue
         made = llama3_factors(len(factors), base, largest, low, high, original)
         if all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(made, factors, strict=True)):
             return {
@@ -266,6 +284,8 @@ def _blend(factors: Sequence[float], base: float) -> tuple[float, float] | None:
     if len(points) < 2:
         return None
     (x0, y0), (x1, y1) = points[0], points[-1]
+    if x0 == x1:  # a base of 1 has but one frequency
+        return None
     slope = (y1 - y0) / (x1 - x0)
     offset = slope * x0 - y0
     return (slope, offset) if offset > 0 else None
