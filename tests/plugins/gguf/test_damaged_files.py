@@ -309,3 +309,22 @@ def test_ten_minutes_of_mutated_files(seed, tmp_path):
         rounds += 1
     assert rounds > 10_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_more_experts_than_tensors_are_noticed_at_once(tmp_path):
+    """The number is one of the model's keys: two million of them took half a minute to look for."""
+    from quantload_gguf.model import GgufModel
+
+    writer = gguf.GGUFWriter(tmp_path / "experts.gguf", "qwen3moe")
+    writer.add_block_count(1)
+    writer.add_embedding_length(32)
+    writer.add_expert_count(2097154)
+    writer.add_tensor("blk.0.ffn_up_exps.weight", np.zeros((2, 32, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    started = time.process_time()
+    with pytest.raises(CheckpointError, match="expert_count is 2097154"):
+        GgufModel.open(tmp_path / "experts.gguf").config()
+    assert time.process_time() - started < 1

@@ -298,7 +298,7 @@ def _sources(facts: Facts, rule: Rule, layer: int, suffix: str) -> tuple[str, ..
 
 def _named(facts: Facts, variant: tuple[str, ...], layer: int, suffix: str) -> Iterator[str]:
     for pattern in variant:
-        each = range(facts.whole("expert_count", 0)) if "{e}" in pattern else range(1)
+        each = range(facts.experts) if "{e}" in pattern else range(1)
         for expert in each:
             yield pattern.format(i=layer, e=expert) + suffix
 

@@ -63,13 +63,25 @@ class Facts:
         """Whether a matrix of a layer's experts is stored in blocks."""
         starts = [f"blk.{layer}.ffn_{part}" for part in ("gate", "up", "down")]
         found = [f"{start}_exps.weight" for start in starts]
-        found += [f"{start}.{e}.weight" for start in starts for e in range(self._experts)]
+        found += [f"{start}.{e}.weight" for start in starts for e in range(self.experts)]
         return any(ggml_type(self.tensors[name].dtype).packed for name in found if self.has(name))
 
     @property
-    def _experts(self) -> int:
-        found: int = self.whole("expert_count", 0)
-        return found
+    def experts(self) -> int:
+        """Number of experts; 0 of a model without.
+
+        Raises:
+            CheckpointError: more than there are tensors, or parts of tensors, for.
+        """
+        count = int(self.whole("expert_count", 0))
+        stacked = (info.shape[0] for info in self.tensors.values() if len(info.shape) == 3)
+        most = max(len(self.tensors), *stacked, 0)
+        if count < 0 or (self.tensors and count > most):
+            raise CheckpointError(
+                f"{self._file.path}: {self.architecture}.expert_count is {count}, and the file has "
+                f"tensors for no more than {most}; it is damaged"
+            )
+        return count
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """The shape of a tensor, as torch has it.
