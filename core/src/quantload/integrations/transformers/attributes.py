@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils.quantization_config import QuantizationMethod
 
 from quantload.checkpoint.base import Checkpoint
 from quantload.integrations.transformers.classes import describes_itself
@@ -73,8 +77,19 @@ def mark_quantized(model: Any, quantizer: HfQuantizer) -> None:
     model.save_pretrained = SavePretrained(model)
 
 
-_LOOKED_FOR = ("hqq",)
-"""Methods whose own library `PreTrainedModel.to` and `.cuda` import to look for its layers."""
+@cache
+def _looked_for() -> frozenset[str]:
+    """Methods whose own library `PreTrainedModel.to` imports, to look for its layers.
+
+    There is no other place that says which they are.
+    """
+    try:
+        # By its code: it is dressed up as torch's own method.
+        source = inspect.getsource(PreTrainedModel.to.__code__)
+    except (OSError, TypeError):  # installed without sources
+        return frozenset()
+    found = re.findall(r"QuantizationMethod\.(\w+):\s+from \w", source)
+    return frozenset(str(QuantizationMethod[name].value) for name in found)
 
 
 class _Name(str):
@@ -96,7 +111,7 @@ def method_text(name: str) -> str:
     Of methods for which `transformers` would import a library that packed weights do not need,
     and that may not be installed, it is equal to no member of `transformers`' enum.
     """
-    return _Name(name) if name in _LOOKED_FOR else name
+    return _Name(name) if name in _looked_for() else name
 
 
 def mark_float(model: Any) -> None:
