@@ -62,7 +62,10 @@ class Writer:
         self.builder.store(value.raw, pointer, align=1)
 
     def prefetch(self, address: Value, nbytes: int) -> None:
-        """Have the lines of some bytes brought into the caches; any address will do."""
+        """Have the lines of some bytes brought into the second cache; any address will do.
+
+        The first one can wait for few lines at a time, and those are the ones in use.
+        """
         name = "llvm.prefetch.p0"
         function = self.builder.module.globals.get(name)
         if function is None:
@@ -70,7 +73,7 @@ class Writer:
             function = ir.Function(self.builder.module, kind, name)
         for offset in range(0, nbytes, 64):
             pointer = self.builder.inttoptr((address + offset).raw, POINTER)
-            self.builder.call(function, [pointer, I32(0), I32(3), I32(1)])
+            self.builder.call(function, [pointer, I32(0), I32(2), I32(1)])
 
     def load_floats(self, dtype: str, address: Value, lanes: int) -> Value:
         """float32 from "float32", "float16" or "bfloat16" in memory; a scalar of one lane."""

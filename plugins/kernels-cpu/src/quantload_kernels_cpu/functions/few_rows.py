@@ -10,11 +10,11 @@ from quantload_kernels_cpu.emit.value import F32, I8, I32, Value, vector
 from quantload_kernels_cpu.functions.record import COMMON, ITEM, Record
 from quantload_kernels_cpu.layouts.base import Layout, Step
 
-AHEAD = 1024
+AHEAD = 2048
 """Bytes by which a weight is asked for before it is used.
 
-A row is short, and where it ends the processor's own prefetching begins anew. Of 0 to 8192,
-this was the quickest, or near it, for each of five layouts.
+A row is short, and where it ends the processor's own prefetching begins anew. With 1024 or
+3072, for none of ten layouts and 1 to 8 rows of `x` was a product clearly quicker.
 """
 
 
@@ -36,7 +36,7 @@ def write_few_rows(
     """
     layout = record.layout
     writer = Writer(module, name, COMMON + layout.arguments)
-    tile = _tile(layout, count)
+    tile = _tile(layout, count, vnni)
     with writer.shared_run(writer["counter"], writer["rows"], writer["chunk"]) as (first, last):
         # Each row of a tile from another place: as many streams, which are long enough for the
         # processor to see that they are.
@@ -52,13 +52,13 @@ def write_few_rows(
     return writer.finish()
 
 
-def _tile(layout: Layout, count: int) -> int:
+def _tile(layout: Layout, count: int, vnni: bool) -> int:
     """Rows of the weight that are multiplied together: what is read of `x` serves them all.
 
-    Their codes and sums have to fit the 32 registers there are.
+    Their codes and sums have to fit the 32 registers there are; AVX2 has 16, of half the width.
     """
     if count == 1:
-        return 1
+        return 4 if vnni else 1
     return 4 if len(layout.pieces) <= 2 else 2
 
 
@@ -108,8 +108,9 @@ def _add_step(
 ) -> None:
     """Add a step of some rows of the weight, multiplied with each row of `x`."""
     layout, writer, index = record.layout, steps[0].writer, steps[0].index
-    if len(steps) == 1 and (stream := layout.stream(steps[0])) is not None:
-        writer.prefetch(stream[0] + AHEAD, stream[1])
+    for step in steps:
+        if (stream := layout.stream(step)) is not None:
+            writer.prefetch(stream[0] + AHEAD, stream[1])
     weights = [(layout.codes(step), layout.scales(step), layout.minima(step)) for step in steps]
     for j, rows in enumerate(sources):
         source = rows + index * record.nbytes
