@@ -28,7 +28,7 @@ from quantload_kernels_cpu import crossing, product
 
 TARGET = Path(crossing.__file__).with_name("crossing.json")
 SHAPE = (5632, 2048)
-ROWS = (1, 2, 4, 8, 12, 16, 24, 32)
+ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)
 
 
 def limited(weight: GgufWeight, x: torch.Tensor, limit: int) -> Callable[[], object]:
