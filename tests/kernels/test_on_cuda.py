@@ -97,7 +97,7 @@ def test_float32_and_float64_inputs_are_not_rounded(kernel):
         assert relative_error(weight.linear(x), x.double() @ matrix.double().T) < bound
 
 
-@pytest.mark.parametrize("plan", [(128, 4, 2), (256, 4, 1)], ids=str)
+@pytest.mark.parametrize("plan", [(8, 8, 128, 4, 2), (8, 8, 256, 4, 1), (4, 4, 256, 5, 1)], ids=str)
 @pytest.mark.parametrize(
     ("rows", "shape", "options"),
     [
@@ -109,8 +109,8 @@ def test_float32_and_float64_inputs_are_not_rounded(kernel):
         (256, (512, 1024), {"dtype": torch.bfloat16}),
     ],
 )
-def test_warps_that_share_the_work_give_the_same(kernel, rows, shape, options, plan):
-    from quantload_kernels_triton import hopper, launch
+def test_warps_that_share_the_work_give_the_same(kernel, rows, shape, options, plan, monkeypatch):
+    from quantload_kernels_triton import hopper, launch, splitting
     from quantload_kernels_triton.arrange import run_of
     from quantload_kernels_triton.plans import Plan
 
@@ -121,9 +121,11 @@ def test_warps_that_share_the_work_give_the_same(kernel, rows, shape, options, p
     )
     if not hopper.suits(arranged, weight.dtype):
         pytest.skip("needs a Hopper device and the version of triton that is known")
-    tokens, stages, makers = plan
-    for parts in (1, 2):
-        sizes = Plan("hopper", tiles=8, rows=tokens, stages=stages, makers=makers, parts=parts)
+    monkeypatch.setattr(splitting, "PROCESSORS", 2)
+    tiles, warps, tokens, stages, makers = plan
+    for parts, rest in ((1, False), (2, False), (2, True)):
+        shared = {"tiles": tiles, "warps": warps, "stages": stages, "makers": makers}
+        sizes = Plan("hopper", rows=tokens, parts=parts, rest=rest, **shared)
         x = activations(rows, weight)
         y = launch.linear(x, arranged, weight.order, sizes)
         assert relative_error(y, x.float() @ matrix.T) < BOUND[weight.dtype]

@@ -48,12 +48,12 @@ def agrees(linear, x, matrix, bound):
     assert relative_error(captured, x.float() @ matrix.T) < bound
 
 
-def product(arranged, sizes, order=None, parts=1):
+def product(arranged, sizes, order=None, parts=1, rest=False):
     """The product with an arranged weight."""
     from quantload_kernels_triton import launch
     from quantload_kernels_triton.plans import Plan
 
-    plan = Plan("warpgroups", parts=parts, **sizes)
+    plan = Plan("warpgroups", parts=parts, rest=rest, **sizes)
     return lambda x: launch.linear(x, arranged, order, plan)
 
 
@@ -72,12 +72,17 @@ def product(arranged, sizes, order=None, parts=1):
     ],
     ids=str,
 )
-def test_warpgroups_that_share_the_work_give_the_same(kernel, rows, shape, options, sizes):
+def test_warpgroups_that_share_the_work_give_the_same(
+    kernel, rows, shape, options, sizes, monkeypatch
+):
+    from quantload_kernels_triton import splitting
+
+    monkeypatch.setattr(splitting, "PROCESSORS", 2)
     weight, matrix = on_cuda(kernel, 4, *shape, 64, **options)
     arranged = of_warpgroups(weight)
     x = activations(rows, weight)
-    for parts in (1, 3):
-        linear = product(arranged, sizes, weight.order, parts)
+    for parts, rest in ((1, False), (3, False), (2, True)):
+        linear = product(arranged, sizes, weight.order, parts, rest)
         agrees(linear, x, matrix, BOUND[weight.dtype])
 
 

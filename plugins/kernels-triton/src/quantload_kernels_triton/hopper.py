@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quantload_kernels_triton.availability import capability, interpreting, version
+from quantload_kernels_triton.splitting import split_of
 
 if TYPE_CHECKING:
     from quantload_kernels_triton.launch import Arranged
@@ -58,8 +59,8 @@ def suits(weight: Arranged, dtype: torch.dtype) -> bool:
     )
 
 
-def product(x: Tensor, weight: Arranged, plan: Plan) -> tuple[Tensor, Tensor]:
-    """`y`, not written yet, and what it is the sum of; the same tensor where it is complete.
+def product(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
+    """`x @ W.T`.
 
     Args:
         x: `[rows, in_features]`.
@@ -75,32 +76,36 @@ def product(x: Tensor, weight: Arranged, plan: Plan) -> tuple[Tensor, Tensor]:
         x = x.clone(memory_format=torch.contiguous_format)
     y = x.new_empty((rows, geometry.rows))
     steps = geometry.columns // COLUMNS
-    each = -(-steps // plan.parts)
-    parts = -(-steps // each)
-    out = y if parts == 1 else y.new_empty((parts, *y.shape), dtype=torch.float32)
     tall = 16 * plan.tiles
+    split = split_of((plan.rows, tall), (rows, geometry.rows), steps, plan.parts, plan.rest)
+    parts = split.room(y)
     settings = weight.settings()
     tile = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    _module().hopper_rows[(-(-rows // plan.rows), -(-geometry.tiles // plan.tiles), parts)](
+    _module().hopper_rows[(split.programs,)](
         TensorDescriptor.from_tensor(x, [plan.rows, COLUMNS], tile),
         *weight.tensors(),
-        out,
+        y,
+        parts,
         rows,
         geometry.columns,
         geometry.rows,
         geometry.tiles,
         steps,
         weight.scales.shape[0],
-        each,
+        split.whole,
+        split.across,
+        split.rest,
+        split.each,
         **{name: settings[name] for name in ("GROUP", "RUN", "LISTED", "SYMMETRIC")},
-        SPLIT=weight.scales.dtype != x.dtype,
+        TWO=weight.scales.dtype != x.dtype,
+        SPLIT=split.rest > 0,
         TALL=tall,
         ROWS=plan.rows,
         STAGES=plan.stages,
-        OVERLAP=parts > 1,
         MAKERS=plan.makers,
         REGISTERS=REGISTERS,
         W=plan.warps,
         num_warps=plan.warps,
+        launch_pdl=True,
     )
-    return out, y
+    return split.add(parts, y)

@@ -106,7 +106,7 @@ def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None 
         if plan.kernel == "decoded":
             return F.linear(x, decode(weight, x.dtype, plan))
         if plan.kernel == "hopper":
-            return add_up(*hopper.product(x, weight, plan), overlaps(x.device))
+            return hopper.product(x, weight, plan)
         if plan.kernel == "warpgroups":
             return _warpgroups(x, weight, plan)
         return _many(x, weight, plan)
@@ -237,7 +237,7 @@ def _warpgroups(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
     geometry = weight.geometry
     settings = weight.settings()
     constants = {name: settings[name] for name in WARPGROUPS}
-    out, y = warpgroups.product(
+    return warpgroups.product(
         warpgroups.AFFINE,
         x,
         weight.tensors(),
@@ -246,7 +246,6 @@ def _warpgroups(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
         {**constants, "SCALING": _scaling(weight, x.dtype, many=True)},
         plan,
     )
-    return add_up(out, y, overlaps(x.device))
 
 
 def missing(geometry: Geometry, width: int) -> int:

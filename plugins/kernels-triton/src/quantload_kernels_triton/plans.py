@@ -23,6 +23,12 @@ ON_HOPPER = frozenset({"hopper", "warpgroups"})
 MOST_FEW = 32
 """Rows up to which `few_rows` can be used."""
 
+PROCESSORS = 132
+"""How many programs of the kernels `ON_HOPPER` run at once, of which each has a processor alone."""
+
+SHORTEST = 256
+"""Columns that are worth a part of their own."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -39,6 +45,8 @@ class Plan:
         rows: rows of activations of a program of "many", "hopper" or "warpgroups".
         stages: depth of its pipeline.
         parts: into how many parts it splits the columns.
+        rest: whether "hopper" and "warpgroups" split only the tiles that are too few to give
+            every processor one.
         makers: how many groups of four warps decode, in "hopper".
         stack: warpgroups of a program of "warpgroups" that stand one below the other.
         high: how often 64 rows of the weight each of them has.
@@ -54,6 +62,7 @@ class Plan:
     rows: int = 128
     stages: int = 3
     parts: int = 1
+    rest: bool = False
     makers: int = 1
     stack: int = 2
     high: int = 1
@@ -117,7 +126,31 @@ def plan_for(
             entry.plan.kernel not in ON_HOPPER,
         ),
     )
-    return fitted(nearest.plan, geometry, run)
+    plan = nearest.plan
+    if plan.kernel in ON_HOPPER:
+        plan = spread(plan, (nearest.rows, nearest.out), rows, geometry)
+    return fitted(plan, geometry, run)
+
+
+def spread(plan: Plan, listed: tuple[int, int], rows: int, geometry: Geometry) -> Plan:
+    """A plan of a kernel `ON_HOPPER`, split so that no fewer processors have work than had.
+
+    Args:
+        plan: what a product is listed with.
+        listed: its rows of activations and those of its weight.
+        rows: rows of activations of the product at hand.
+        geometry: of its weight.
+    """
+    before, now = programs(plan, *listed), programs(plan, rows, geometry.rows)
+    wanted = before * plan.parts if plan.parts > 1 else min(before, PROCESSORS)
+    most = max(1, geometry.columns // SHORTEST)
+    return replace(plan, parts=max(1, min(round(wanted / now), most)))
+
+
+def programs(plan: Plan, rows: int, out: int) -> int:
+    """How many programs of a kernel `ON_HOPPER` make a product, but for its parts."""
+    tall = 16 * plan.tiles if plan.kernel == "hopper" else 64 * plan.stack * plan.high
+    return -(-rows // plan.rows) * -(-out // tall)
 
 
 def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:

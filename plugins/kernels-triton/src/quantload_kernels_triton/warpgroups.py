@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quantload_kernels_triton.availability import capability, interpreting, version
+from quantload_kernels_triton.splitting import split_of
 
 OLDEST = (3, 6)
 NEWEST = (3, 6)
@@ -53,6 +54,10 @@ class Sizes(Protocol):
     def parts(self) -> int:
         """Into how many parts the columns are split."""
 
+    @property
+    def rest(self) -> bool:
+        """Whether only those of tiles that are too few for all processors are."""
+
 
 @cache
 def _kernel(module: str, name: str) -> Any:
@@ -83,8 +88,8 @@ def product(
     numbers: Sequence[int],
     constants: Mapping[str, Any],
     plan: Sizes,
-) -> tuple[Tensor, Tensor]:
-    """What `x @ W.T` is the sum of, and `y` for it; the same tensor where it is complete.
+) -> Tensor:
+    """`x @ W.T`.
 
     Args:
         kernel: `AFFINE` or `BLOCKS`.
@@ -102,29 +107,33 @@ def product(
     if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:  # it is copied in 16 bytes
         x = x.clone(memory_format=torch.contiguous_format)
     y = x.new_empty((rows, shape[0]))
+    sizes = (plan.rows, 64 * plan.stack * plan.high)
     steps = shape[1] // COLUMNS
-    each = -(-steps // plan.parts)
-    parts = -(-steps // each)
-    out = y if parts == 1 else y.new_empty((parts, *y.shape), dtype=torch.float32)
+    split = split_of(sizes, (rows, shape[0]), steps, plan.parts, plan.rest)
+    parts = split.room(y)
     tile = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    grid = (-(-rows // plan.rows), -(-numbers[0] // (4 * plan.stack * plan.high)), parts)
-    _kernel(*kernel)[grid](
+    _kernel(*kernel)[(split.programs,)](
         TensorDescriptor.from_tensor(x, [plan.rows, COLUMNS], tile),
         *tensors,
-        out,
+        y,
+        parts,
         rows,
         shape[1],
         shape[0],
         *numbers,
-        each,
+        split.whole,
+        split.across,
+        split.rest,
+        split.each,
         **constants,
         STACK=plan.stack,
         HIGH=plan.high,
         WAYS=plan.ways,
         ROWS=plan.rows,
         STAGES=plan.stages,
-        OVERLAP=parts > 1,
+        SPLIT=split.rest > 0,
         REGISTERS=REGISTERS[plan.stack * plan.ways],
         num_warps=4,
+        launch_pdl=True,
     )
-    return out, y
+    return split.add(parts, y)

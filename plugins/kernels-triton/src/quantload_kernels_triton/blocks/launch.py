@@ -237,8 +237,7 @@ def _warpgroups(x: Tensor, weight: Blocks, plan: Plan) -> Tensor:
     constants = {name: settings[name] for name in ("BITS", "ZERO", "OFFSETS", "STEPS")}
     shape = weight.out_features, weight.in_features
     tensors, sizes = weight.tensors(), weight.sizes()
-    out, y = warpgroups.product(warpgroups.BLOCKS, x, tensors, shape, sizes, constants, plan)
-    return add_up(out, y, overlaps(x.device))
+    return warpgroups.product(warpgroups.BLOCKS, x, tensors, shape, sizes, constants, plan)
 
 
 def _shared(device: torch.device) -> int:

@@ -33,9 +33,10 @@ class Plan:
         ahead: how often "many" takes 64 columns before its warps wait for each other.
         stages: depth of its pipeline.
         parts: into how many parts it splits the columns.
-        stack: see `plans.Plan`, as for `high` and `ways`.
-        high: see `stack`.
-        ways: see `stack`.
+        rest: see `plans.Plan`, as for `stack`, `high` and `ways`.
+        stack: see `rest`.
+        high: see `rest`.
+        ways: see `rest`.
     """
 
     kernel: str
@@ -47,6 +48,7 @@ class Plan:
     ahead: int = 2
     stages: int = 3
     parts: int = 1
+    rest: bool = False
     stack: int = 2
     high: int = 1
     ways: int = 1

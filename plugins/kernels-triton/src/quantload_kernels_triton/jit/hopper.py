@@ -22,8 +22,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantload_kernels_triton.jit.hopper_makers import make
-from quantload_kernels_triton.jit.pack import start_next
+from quantload_kernels_triton.jit.pack import start_next, wait_for_last
 from quantload_kernels_triton.jit.warpgroups.ring import barrier, copy_tile
+from quantload_kernels_triton.jit.warpgroups.share import share_of, write
 
 
 @gluon.jit
@@ -77,7 +78,17 @@ def multiply(
 
 
 @gluon.jit(
-    do_not_specialize=["rows", "columns", "tiles", "steps", "groups", "steps_each"],
+    do_not_specialize=[
+        "rows",
+        "columns",
+        "tiles",
+        "steps",
+        "groups",
+        "whole",
+        "across",
+        "rest",
+        "steps_each",
+    ],
 )
 def hopper_rows(
     x,
@@ -86,22 +97,26 @@ def hopper_rows(
     zeros,
     segments,
     y,
+    parts,
     rows,
     columns,
     out_rows,
     tiles,
     steps,
     groups,
+    whole,
+    across,
+    rest,
     steps_each,
     GROUP: gl.constexpr,
     RUN: gl.constexpr,
     LISTED: gl.constexpr,
     SYMMETRIC: gl.constexpr,
+    TWO: gl.constexpr,
     SPLIT: gl.constexpr,
     TALL: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
-    OVERLAP: gl.constexpr,
     MAKERS: gl.constexpr,
     REGISTERS: gl.constexpr,
     W: gl.constexpr,
@@ -113,12 +128,9 @@ def hopper_rows(
     dtype of x stand for one of them. `W` warps multiply, `REGISTERS` are left to each of the
     threads that do not.
     """
-    if OVERLAP:
-        start_next()
-    first = gl.program_id(1) * (TALL // 16)
-    token = gl.program_id(0) * ROWS
-    begin = gl.program_id(2) * steps_each
-    count = gl.minimum(steps_each, steps - begin)
+    beside, down, begin, count = share_of(across, whole, rest, steps, steps_each, SPLIT)
+    first = down * (TALL // 16)
+    token = beside * ROWS
     layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     xs = gl.allocate_shared_memory(x.dtype, [STAGES, ROWS, 64], layout)
     ws = gl.allocate_shared_memory(x.dtype, [STAGES, TALL, 64], layout)
@@ -131,6 +143,9 @@ def hopper_rows(
         mbarrier.init(free.index(stage), count=1)
     fence_async_shared()
     barrier()
+    # Launched while the kernel before still runs: all of the above needs nothing of it.
+    start_next()
+    wait_for_last()
     job = (
         ws,
         made,
@@ -147,7 +162,7 @@ def hopper_rows(
         steps,
         groups,
     )
-    SIZES: gl.constexpr = (GROUP, RUN, LISTED, SYMMETRIC, SPLIT, TALL, STAGES, MAKERS)
+    SIZES: gl.constexpr = (GROUP, RUN, LISTED, SYMMETRIC, TWO, TALL, STAGES, MAKERS)
     if MAKERS == 1:
         results = gl.warp_specialize(
             [
@@ -167,11 +182,5 @@ def hopper_rows(
             [4, 4],
             [REGISTERS, REGISTERS],
         )
-    DOWN: gl.constexpr = gl.BlockedLayout([8, 1], [16, 2], [1, W], [0, 1])
-    out = gl.convert_layout(results[0].to(y.dtype.element_ty), DOWN)
-    row = first * 16 + gl.arange(0, TALL, gl.SliceLayout(1, DOWN))
-    column = token + gl.arange(0, ROWS, gl.SliceLayout(0, DOWN))
-    place = (gl.program_id(2) * rows + column).to(gl.int64) * out_rows
-    where = y + gl.expand_dims(place, 0) + gl.expand_dims(row, 1)
-    inside = gl.expand_dims(column < rows, 0) & gl.expand_dims(row < out_rows, 1)
-    gl.store(where, out, mask=inside)
+    out = (y, parts, rows, out_rows, whole)
+    write(results[0], out, first * 16, token, 0, TALL, SPLIT)

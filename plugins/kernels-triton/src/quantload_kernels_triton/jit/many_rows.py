@@ -250,6 +250,7 @@ def many_rows(
 def add_parts(parts, y, size, COUNT: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
     """`y` as the sum of `COUNT` float32 parts of `size` elements, in their order."""
     if OVERLAP:
+        start_next()
         wait_for_last()
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = place < size

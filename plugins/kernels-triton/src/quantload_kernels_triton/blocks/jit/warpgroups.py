@@ -218,6 +218,9 @@ def finish(sums, tensors, start, FORM: gl.constexpr):
         "high_units",
         "pairs",
         "groups",
+        "whole",
+        "across",
+        "rest",
         "steps_each",
     ],
 )
@@ -229,6 +232,7 @@ def blocks_rows(
     steps,
     minima,
     y,
+    parts,
     rows,
     columns,
     out_rows,
@@ -237,6 +241,9 @@ def blocks_rows(
     high_units,
     pairs,
     groups,
+    whole,
+    across,
+    rest,
     steps_each,
     BITS: gl.constexpr,
     ZERO: gl.constexpr,
@@ -247,7 +254,7 @@ def blocks_rows(
     WAYS: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
-    OVERLAP: gl.constexpr,
+    SPLIT: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):
     """`y = x W^T`, or parts of it; see `engine.run`, and `launch.Blocks` for the weight."""
@@ -256,11 +263,9 @@ def blocks_rows(
     run(
         x,
         tensors,
-        y,
-        rows,
+        (y, parts, rows, out_rows, whole),
         columns,
-        out_rows,
-        steps_each,
+        (across, rest, steps_each),
         places,
         fetch,
         weights_of,
@@ -271,6 +276,6 @@ def blocks_rows(
         WAYS,
         ROWS,
         STAGES,
-        OVERLAP,
+        SPLIT,
         REGISTERS,
     )

@@ -215,7 +215,17 @@ def finish(sums, tensors, start, FORM: gl.constexpr):
 
 
 @gluon.jit(
-    do_not_specialize=["rows", "columns", "tiles", "units", "groups", "steps_each"],
+    do_not_specialize=[
+        "rows",
+        "columns",
+        "tiles",
+        "units",
+        "groups",
+        "whole",
+        "across",
+        "rest",
+        "steps_each",
+    ],
 )
 def affine_rows(
     x,
@@ -224,12 +234,16 @@ def affine_rows(
     zeros,
     segments,
     y,
+    parts,
     rows,
     columns,
     out_rows,
     tiles,
     units,
     groups,
+    whole,
+    across,
+    rest,
     steps_each,
     BITS: gl.constexpr,
     GROUP: gl.constexpr,
@@ -243,7 +257,7 @@ def affine_rows(
     WAYS: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
-    OVERLAP: gl.constexpr,
+    SPLIT: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):
     """`y = x W^T`, or parts of it; see `engine.run`, and `many_rows.many_rows` for the weight.
@@ -257,11 +271,9 @@ def affine_rows(
     run(
         x,
         tensors,
-        y,
-        rows,
+        (y, parts, rows, out_rows, whole),
         columns,
-        out_rows,
-        steps_each,
+        (across, rest, steps_each),
         places,
         fetch,
         weights_of,
@@ -272,6 +284,6 @@ def affine_rows(
         WAYS,
         ROWS,
         STAGES,
-        OVERLAP,
+        SPLIT,
         REGISTERS,
     )

@@ -17,23 +17,15 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma_wait,
+)
 
-from quantload_kernels_triton.jit.pack import start_next
+from quantload_kernels_triton.jit.pack import start_next, wait_for_last
 from quantload_kernels_triton.jit.warpgroups.ring import advance, barrier, bring
-
-
-@gluon.jit
-def write(sums, y, start, token, part, rows, out_rows):
-    """Sums `[64, ROWS]` of the rows from tile `start` on, as rows of y."""
-    DOWN: gl.constexpr = gl.BlockedLayout([8, 1], [8, 4], [1, 4], [0, 1])
-    out = gl.convert_layout(sums.to(y.dtype.element_ty), DOWN)
-    row = start * 16 + gl.arange(0, 64, gl.SliceLayout(1, DOWN))
-    column = token + gl.arange(0, sums.shape[1], gl.SliceLayout(0, DOWN))
-    place = (part * rows + column).to(gl.int64) * out_rows
-    where = y + gl.expand_dims(place, 0) + gl.expand_dims(row, 1)
-    inside = gl.expand_dims(column < rows, 0) & gl.expand_dims(row < out_rows, 1)
-    gl.store(where, out, mask=inside)
+from quantload_kernels_triton.jit.warpgroups.share import share_of, write
 
 
 @gluon.jit
@@ -57,16 +49,19 @@ def multiply(
 
     What a step needs from memory is asked for four products before.
     """
-    ring, shares, shared, tensors, y, first, token, begin, count, rounds, rows, out_rows, part = job
+    ring, shares, shared, tensors, out, first, token, begin, count, rounds = job
     WAYS: gl.constexpr = SIZES[0]
     HIGH: gl.constexpr = SIZES[1]
     STAGES: gl.constexpr = SIZES[2]
+    TALL: gl.constexpr = SIZES[3]
+    SPLIT: gl.constexpr = SIZES[4]
     ROWS: gl.constexpr = ring[0].shape[1]
     DT: gl.constexpr = ring[0].dtype
     WAY: gl.constexpr = WHICH % WAYS
     MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, ROWS, 16])
     OPERAND: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
-    start = first + WHICH // WAYS * (4 * HIGH)
+    ABOVE: gl.constexpr = WHICH // WAYS * HIGH * 64
+    start = first + ABOVE // 16
     at = PLACES(tensors, start, FORM)
     sums = gl.zeros([64, ROWS], gl.float32, MMA)
     # Four products in a round, with registers of their own for what was asked for: to move it
@@ -77,24 +72,71 @@ def multiply(
         held2 = ahead(at, tensors, begin, count, WAY + 2 * WAYS, FETCH, FORM)
         held3 = ahead(at, tensors, begin, count, WAY + 3 * WAYS, FETCH, FORM)
         weights = DECODE(held0, DT, OPERAND, FORM)
+        spent = weights
         held0 = ahead(at, tensors, begin, count, WAY + 4 * WAYS, FETCH, FORM)
         for step in range(WAY, rounds, 4 * WAYS):
-            sums, weights = advance(
-                sums, weights, held1, ring, step, True, STAGES, DECODE, OPERAND, FORM
+            sums, spent, weights = advance(
+                sums,
+                spent,
+                weights,
+                held1,
+                ring,
+                step,
+                step - WAYS,
+                True,
+                STAGES,
+                DECODE,
+                OPERAND,
+                FORM,
             )
             held1 = ahead(at, tensors, begin, count, step + 5 * WAYS, FETCH, FORM)
-            sums, weights = advance(
-                sums, weights, held2, ring, step + WAYS, True, STAGES, DECODE, OPERAND, FORM
+            sums, spent, weights = advance(
+                sums,
+                spent,
+                weights,
+                held2,
+                ring,
+                step + WAYS,
+                step,
+                True,
+                STAGES,
+                DECODE,
+                OPERAND,
+                FORM,
             )
             held2 = ahead(at, tensors, begin, count, step + 6 * WAYS, FETCH, FORM)
-            sums, weights = advance(
-                sums, weights, held3, ring, step + 2 * WAYS, True, STAGES, DECODE, OPERAND, FORM
+            sums, spent, weights = advance(
+                sums,
+                spent,
+                weights,
+                held3,
+                ring,
+                step + 2 * WAYS,
+                step + WAYS,
+                True,
+                STAGES,
+                DECODE,
+                OPERAND,
+                FORM,
             )
             held3 = ahead(at, tensors, begin, count, step + 7 * WAYS, FETCH, FORM)
-            sums, weights = advance(
-                sums, weights, held0, ring, step + 3 * WAYS, True, STAGES, DECODE, OPERAND, FORM
+            sums, spent, weights = advance(
+                sums,
+                spent,
+                weights,
+                held0,
+                ring,
+                step + 3 * WAYS,
+                step + 2 * WAYS,
+                True,
+                STAGES,
+                DECODE,
+                OPERAND,
+                FORM,
             )
             held0 = ahead(at, tensors, begin, count, step + 8 * WAYS, FETCH, FORM)
+            # In flight from one round to the next, products would be made to wait for each other.
+            sums, spent = warpgroup_mma_wait(0, deps=[sums, spent])
     else:
         below = PLACES(tensors, start + 4, FORM)
         more = gl.zeros([64, ROWS], gl.float32, MMA)
@@ -103,26 +145,61 @@ def multiply(
         held2 = ahead(at, tensors, begin, count, WAY + WAYS, FETCH, FORM)
         held3 = ahead(below, tensors, begin, count, WAY + WAYS, FETCH, FORM)
         weights = DECODE(held0, DT, OPERAND, FORM)
+        spent = weights
         held0 = ahead(at, tensors, begin, count, WAY + 2 * WAYS, FETCH, FORM)
         for step in range(WAY, rounds, 2 * WAYS):
-            sums, weights = advance(
-                sums, weights, held1, ring, step, False, STAGES, DECODE, OPERAND, FORM
+            sums, spent, weights = advance(
+                sums,
+                spent,
+                weights,
+                held1,
+                ring,
+                step,
+                step - WAYS,
+                True,
+                STAGES,
+                DECODE,
+                OPERAND,
+                FORM,
             )
             held1 = ahead(below, tensors, begin, count, step + 2 * WAYS, FETCH, FORM)
-            more, weights = advance(
-                more, weights, held2, ring, step, True, STAGES, DECODE, OPERAND, FORM
+            more, spent, weights = advance(
+                more, spent, weights, held2, ring, step, step, False, STAGES, DECODE, OPERAND, FORM
             )
             held2 = ahead(at, tensors, begin, count, step + 3 * WAYS, FETCH, FORM)
-            sums, weights = advance(
-                sums, weights, held3, ring, step + WAYS, False, STAGES, DECODE, OPERAND, FORM
+            sums, spent, weights = advance(
+                sums,
+                spent,
+                weights,
+                held3,
+                ring,
+                step + WAYS,
+                step,
+                True,
+                STAGES,
+                DECODE,
+                OPERAND,
+                FORM,
             )
             held3 = ahead(below, tensors, begin, count, step + 3 * WAYS, FETCH, FORM)
-            more, weights = advance(
-                more, weights, held0, ring, step + WAYS, True, STAGES, DECODE, OPERAND, FORM
+            more, spent, weights = advance(
+                more,
+                spent,
+                weights,
+                held0,
+                ring,
+                step + WAYS,
+                step + WAYS,
+                False,
+                STAGES,
+                DECODE,
+                OPERAND,
+                FORM,
             )
             held0 = ahead(at, tensors, begin, count, step + 4 * WAYS, FETCH, FORM)
+            sums, more, spent = warpgroup_mma_wait(0, deps=[sums, more, spent])
         more = FINISH(more, tensors, start + 4, FORM)
-        write(more, y, start + 4, token, part, rows, out_rows)
+        write(more, out, start * 16 + 64, token, ABOVE + 64, TALL, SPLIT)
     SHARE: gl.constexpr = WHICH // WAYS * (WAYS - 1)
     if WAY > 0:
         shares.index(SHARE + WAY - 1).store(sums)
@@ -132,18 +209,17 @@ def multiply(
         for other in gl.static_range(WAYS - 1):
             mbarrier.wait(shared.index(SHARE + other), 0)
             sums += shares.index(SHARE + other).load(MMA)
-        write(FINISH(sums, tensors, start, FORM), y, start, token, part, rows, out_rows)
+        sums = FINISH(sums, tensors, start, FORM)
+        write(sums, out, start * 16, token, ABOVE, TALL, SPLIT)
 
 
 @gluon.jit
 def run(
     x,
     tensors,
-    y,
-    rows,
+    out,
     columns,
-    out_rows,
-    steps_each,
+    split,
     PLACES: gl.constexpr,
     FETCH: gl.constexpr,
     DECODE: gl.constexpr,
@@ -154,13 +230,15 @@ def run(
     WAYS: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
-    OVERLAP: gl.constexpr,
+    SPLIT: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):
-    """`y = x W^T`, or parts of it: program `(i, j, s)` makes `ROWS` rows from `i * ROWS` on.
+    """`y = x W^T`, and parts of it: a program makes a tile of `ROWS` rows, or a part of one.
 
-    `x` is a descriptor of `[rows, columns]` in blocks of `[ROWS, 64]`, `y` is `[parts, rows,
-    out_rows]`; `s` is a run of `steps_each` times 64 columns. `STACK` warpgroups have `HIGH`
+    `x` is a descriptor of `[rows, columns]` in blocks of `[ROWS, 64]`. `out` is `(y, parts,
+    rows, out_rows, whole)`, `split` is `(across, rest, steps_each)`: `share_of` says which tiles
+    are whole ones; sums of the others go to `parts`, float32 `[parts, rest, ROWS, 64 * STACK *
+    HIGH]`, for `many_rows.add_tiles`. `STACK` warpgroups have `HIGH`
     times 64 rows of the weight each; those of one of them are shared by `WAYS` of these, each of
     which takes one of `WAYS` steps. `REGISTERS` are those of a thread.
 
@@ -171,13 +249,11 @@ def run(
     * `DECODE(fetched, dtype, layout, FORM)`: weights `[64, 64]` of it;
     * `FINISH(sums, tensors, tile, FORM)`: what is left to be done with sums `[64, ROWS]`.
     """
-    if OVERLAP:
-        start_next()
-    first = gl.program_id(1) * (STACK * HIGH * 4)
-    token = gl.program_id(0) * ROWS
-    part = gl.program_id(2)
-    begin = part * steps_each
-    count = gl.minimum(steps_each, columns // 64 - begin)
+    across, rest, steps_each = split
+    y, parts, rows, out_rows, whole = out
+    beside, down, begin, count = share_of(across, whole, rest, columns // 64, steps_each, SPLIT)
+    first = down * (STACK * HIGH * 4)
+    token = beside * ROWS
     TURN: gl.constexpr = 4 // HIGH * WAYS
     rounds = (count + TURN - 1) // TURN * TURN
     layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
@@ -199,23 +275,23 @@ def run(
             mbarrier.init(shared.index(share), count=1)
     fence_async_shared()
     barrier()
+    # Launched while the kernel before still runs: all of the above needs nothing of it.
+    start_next()
+    wait_for_last()
     ring = (xs, brought, free)
     job = (
         ring,
         shares,
         shared,
         tensors,
-        y,
+        out,
         first,
         token,
         begin,
         count,
         rounds,
-        rows,
-        out_rows,
-        part,
     )
-    SIZES: gl.constexpr = (WAYS, HIGH, STAGES)
+    SIZES: gl.constexpr = (WAYS, HIGH, STAGES, STACK * HIGH * 64, SPLIT)
     if STACK * WAYS == 1:
         gl.warp_specialize(
             [

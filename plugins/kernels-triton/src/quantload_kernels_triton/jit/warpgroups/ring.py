@@ -32,28 +32,45 @@ def bring(ring, x, token, begin, count, rounds, rows, STAGES: gl.constexpr):
 @gluon.jit
 def advance(
     sums,
+    spent,
     weights,
     held,
     ring,
     step,
+    before,
     LAST: gl.constexpr,
     STAGES: gl.constexpr,
     DECODE: gl.constexpr,
     OPERAND: gl.constexpr,
     FORM: gl.constexpr,
 ):
-    """The product of a step, and the weights of the next one, decoded while it ran.
+    """Starts the product of a step, and decodes the weights of the next one while it runs.
 
-    `LAST` says that this group has no further product with the same activations.
+    Args:
+        sums: what the product is added to.
+        spent: weights of the product before, which may still run; so they stay where they are.
+        weights: those of this one.
+        held: what the next ones are made of.
+        ring: activations, and who may have them.
+        step: which of them.
+        before: those of the product before; negative where there was none.
+        LAST: whether this group has no further product with those.
+        STAGES: how many the ring holds.
+        DECODE: see `engine.run`.
+        OPERAND: layout of weights.
+        FORM: what `DECODE` knows of the weight.
+
+    Returns:
+        the sums, the weights of the product that runs now, those of the next one.
     """
     xs, brought, free = ring
     slot = step % STAGES
     mbarrier.wait(brought.index(slot), step // STAGES & 1)
     sums = warpgroup_mma(weights, xs.index(slot).permute((1, 0)), sums, is_async=True)
-    later = DECODE(held, xs.dtype, OPERAND, FORM)
-    # The product reads its weights from registers while it runs: until then they are in use.
-    sums, weights, later = warpgroup_mma_wait(0, deps=[sums, weights, later])
+    # The tensor cores have this one to do: the one before is waited for, and what it read may be
+    # written from here on.
+    sums, spent = warpgroup_mma_wait(1, deps=[sums, spent])
     if LAST:
         barrier()
-        mbarrier.arrive(free.index(slot))
-    return sums, later
+        mbarrier.arrive(free.index((before + STAGES) % STAGES), pred=before >= 0)
+    return sums, weights, DECODE(held, xs.dtype, OPERAND, FORM)

@@ -1,0 +1,97 @@
+"""Which tiles of a product one program makes, and which are split, on Hopper.
+
+A product takes as long as the processor that has most to do. Where the last tiles leave many
+idle, these tiles alone are split, so that nearly all have something; see `plans.Plan.rest`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantload_kernels_triton.jit.add_tiles import add_tiles
+from quantload_kernels_triton.launching import launch_options, overlaps
+from quantload_kernels_triton.plans import PROCESSORS
+
+_ADDED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a product is given to programs.
+
+    Attributes:
+        rows: rows of activations of a tile.
+        tall: rows of the weight of a tile.
+        across: tiles beside each other.
+        whole: tiles that one program makes each; they come first.
+        rest: the other tiles.
+        parts: programs of each of those.
+        each: steps of a part.
+    """
+
+    rows: int
+    tall: int
+    across: int
+    whole: int
+    rest: int
+    parts: int
+    each: int
+
+    @property
+    def programs(self) -> int:
+        """How many programs there are."""
+        return self.whole + self.rest * self.parts
+
+    def room(self, y: Tensor) -> Tensor:
+        """Where parts go; y where there are none."""
+        if not self.rest:
+            return y
+        size = (self.parts, self.rest, self.rows * self.tall)
+        return torch.empty(size, dtype=torch.float32, device=y.device)
+
+    def add(self, parts: Tensor, y: Tensor) -> Tensor:
+        """`y`, with the tiles that were split."""
+        if self.rest:
+            overlap = overlaps(y.device)
+            add_tiles[(self.rest, self.rows * self.tall // _ADDED_AT_ONCE)](
+                parts,
+                y,
+                y.shape[0],
+                y.shape[1],
+                self.whole,
+                self.across,
+                self.rest,
+                COUNT=self.parts,
+                ROWS=self.rows,
+                TALL=self.tall,
+                BLOCK=_ADDED_AT_ONCE,
+                OVERLAP=overlap,
+                num_warps=4,
+                **launch_options(overlap),
+            )
+        return y
+
+
+def split_of(
+    tile: tuple[int, int], shape: tuple[int, int], steps: int, parts: int, rest: bool
+) -> Split:
+    """How a product is split.
+
+    Args:
+        tile: rows of activations and of the weight of a tile.
+        shape: those of the product.
+        steps: of the columns.
+        parts: into how many parts they are split.
+        rest: whether only for tiles that are too few to give every processor one.
+    """
+    across = -(-shape[0] // tile[0])
+    total = across * -(-shape[1] // tile[1])
+    each = -(-steps // parts)
+    parts = -(-steps // each)
+    whole = total
+    if parts > 1:
+        whole = total - total % PROCESSORS if rest else 0
+    return Split(*tile, across, whole, total - whole, parts, each)

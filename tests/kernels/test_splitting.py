@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from quantload_kernels_triton import plans
+from quantload_kernels_triton.geometry import Geometry
+
+
+@pytest.mark.parametrize("rest", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "tile"), [((300, 500), (128, 192)), ((130, 70), (64, 64)), ((64, 64), (64, 128))]
+)
+def test_parts_add_up_to_the_tiles_they_are_of(shape, tile, rest, monkeypatch):
+    pytest.importorskip("triton")
+    from quantload_kernels_triton import splitting
+
+    monkeypatch.setattr(splitting, "PROCESSORS", 2)
+    split = splitting.split_of(tile, shape, 40, 3, rest)
+    parts = torch.randn(split.parts, split.rest, split.rows * split.tall)
+    y = torch.full(shape, torch.nan)
+    padded = torch.full((split.across * tile[0], -(-shape[1] // tile[1]) * tile[1]), torch.nan)
+    for number, values in enumerate(parts.sum(0)):
+        beside, down = (split.whole + number) % split.across, (split.whole + number) // split.across
+        rows, columns = beside * tile[0], down * tile[1]
+        padded[rows : rows + tile[0], columns : columns + tile[1]] = values.view(tile)
+    if split.rest:
+        assert split.add(split.room(y).copy_(parts), y) is y
+    torch.testing.assert_close(y, padded[: shape[0], : shape[1]], equal_nan=True)
+    made = y.isfinite().sum().item()
+    assert (made == y.numel()) is (split.whole == 0)
+
+
+def test_the_rest_alone_is_split_and_every_step_is_made():
+    pytest.importorskip("triton")
+    from quantload_kernels_triton.splitting import PROCESSORS, split_of
+
+    split = split_of((256, 128), (512, 28672), 128, 2, True)
+    assert split.whole % PROCESSORS == 0
+    assert split.whole + split.rest == 2 * 224
+    assert split.programs - split.whole <= PROCESSORS
+    assert split.each * (split.parts - 1) < 128 <= split.each * split.parts
+    whole = split_of((256, 128), (512, 28672), 128, 1, True)
+    assert (whole.programs, whole.rest) == (448, 0)
+
+
+def test_fewer_tiles_than_those_of_the_listed_product_are_split():
+    plan = plans.Plan("warpgroups", rows=128)
+    assert plans.spread(plan, (512, 4096), 512, Geometry(4, 4096, 4096)) == plan
+    few = plans.spread(plan, (512, 4096), 512, Geometry(4, 1024, 4096))
+    assert few.parts == 4
+    shallow = plans.spread(plan, (512, 4096), 512, Geometry(4, 1024, 512))
+    assert shallow.parts == 2
+    many = plans.Plan("warpgroups", rows=128, parts=4)
+    assert plans.spread(many, (128, 4096), 128, Geometry(4, 16384, 4096)).parts == 1
