@@ -36,8 +36,7 @@ KINDS = (
 WARPGROUPS = (
     {"stack": 2, "rows": 128, "stages": 6},
     {"stack": 2, "rows": 256, "stages": 4},
-    {"stack": 2, "high": 2, "rows": 128, "stages": 6},
-    {"stack": 2, "high": 2, "rows": 64, "stages": 8},
+    {"stack": 1, "ways": 2, "rows": 256, "stages": 4},
     {"stack": 4, "rows": 64, "stages": 8},
     {"stack": 3, "rows": 128, "stages": 6},
     {"stack": 1, "ways": 4, "rows": 64, "stages": 12},
@@ -84,7 +83,7 @@ def warpgroup_plans(rows: int, geometry: Geometry) -> Iterator[Plan]:
         return
     for sizes, parts in itertools.product(WARPGROUPS, (1, 2, 3, 4)):
         plan = Plan("warpgroups", parts=parts, **sizes)
-        tall = 64 * plan.stack * plan.high
+        tall = 64 * plan.stack
         programs = -(-rows // plan.rows) * -(-geometry.rows // tall) * parts
         if plan.rows < 2 * rows and programs >= 48 and (parts == 1 or programs <= 300):
             yield plan
@@ -191,7 +190,7 @@ def short(plan: Plan) -> str:
             f"{plan.rows}x{16 * plan.tiles * plan.warps} stages={plan.stages} parts={plan.parts}"
         )
     elif plan.kernel == "warpgroups":
-        groups = f"stack={plan.stack}x{plan.high} ways={plan.ways}"
+        groups = f"stack={plan.stack} ways={plan.ways}"
         return f"warpgroups {plan.rows} {groups} stages={plan.stages} parts={plan.parts}"
     else:
         sizes = f"tiles={plan.tiles}{' packed' if plan.packed else ''}"

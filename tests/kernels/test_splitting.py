@@ -17,10 +17,10 @@ def test_parts_add_up_to_the_tiles_they_are_of(shape, tile, rest, monkeypatch):
 
     monkeypatch.setattr(splitting, "PROCESSORS", 2)
     split = splitting.split_of(tile, shape, 40, 3, rest)
-    parts = torch.randn(split.parts, split.rest, split.rows * split.tall)
+    parts = torch.randn(split.rest, split.parts, split.rows * split.tall)
     y = torch.full(shape, torch.nan)
     padded = torch.full((split.across * tile[0], -(-shape[1] // tile[1]) * tile[1]), torch.nan)
-    for number, values in enumerate(parts.sum(0)):
+    for number, values in enumerate(parts.sum(1)):
         beside, down = (split.whole + number) % split.across, (split.whole + number) // split.across
         rows, columns = beside * tile[0], down * tile[1]
         padded[rows : rows + tile[0], columns : columns + tile[1]] = values.view(tile)

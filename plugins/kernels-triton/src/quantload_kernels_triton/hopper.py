@@ -78,23 +78,23 @@ def product(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
     steps = geometry.columns // COLUMNS
     tall = 16 * plan.tiles
     split = split_of((plan.rows, tall), (rows, geometry.rows), steps, plan.parts, plan.rest)
-    parts = split.room(y)
+    room = split.room(y)
     settings = weight.settings()
     tile = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     _module().hopper_rows[(split.programs,)](
         TensorDescriptor.from_tensor(x, [plan.rows, COLUMNS], tile),
         *weight.tensors(),
         y,
-        parts,
+        room,
         rows,
         geometry.columns,
         geometry.rows,
         geometry.tiles,
         steps,
         weight.scales.shape[0],
-        split.whole,
         split.across,
-        split.rest,
+        split.whole,
+        split.parts,
         split.each,
         **{name: settings[name] for name in ("GROUP", "RUN", "LISTED", "SYMMETRIC")},
         TWO=weight.scales.dtype != x.dtype,
@@ -108,4 +108,4 @@ def product(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
         num_warps=plan.warps,
         launch_pdl=True,
     )
-    return split.add(parts, y)
+    return split.add(room, y)

@@ -49,7 +49,6 @@ class Plan:
             every processor one.
         makers: how many groups of four warps decode, in "hopper".
         stack: warpgroups of a program of "warpgroups" that stand one below the other.
-        high: how often 64 rows of the weight each of them has.
         ways: warpgroups that share the columns of one of these.
     """
 
@@ -65,7 +64,6 @@ class Plan:
     rest: bool = False
     makers: int = 1
     stack: int = 2
-    high: int = 1
     ways: int = 1
 
 
@@ -149,7 +147,7 @@ def spread(plan: Plan, listed: tuple[int, int], rows: int, geometry: Geometry) -
 
 def programs(plan: Plan, rows: int, out: int) -> int:
     """How many programs of a kernel `ON_HOPPER` make a product, but for its parts."""
-    tall = 16 * plan.tiles if plan.kernel == "hopper" else 64 * plan.stack * plan.high
+    tall = 16 * plan.tiles if plan.kernel == "hopper" else 64 * plan.stack
     return -(-rows // plan.rows) * -(-out // tall)
 
 

@@ -46,24 +46,30 @@ class Split:
         return self.whole + self.rest * self.parts
 
     def room(self, y: Tensor) -> Tensor:
-        """Where parts go; y where there are none."""
+        """Where parts go, float32; y where there are none."""
         if not self.rest:
             return y
-        size = (self.parts, self.rest, self.rows * self.tall)
+        size = (self.rest, self.parts, self.rows * self.tall)
         return torch.empty(size, dtype=torch.float32, device=y.device)
 
-    def add(self, parts: Tensor, y: Tensor) -> Tensor:
+    def flags(self, y: Tensor, blocks: int) -> Tensor:
+        """A flag for each of the `blocks` of each part; see `jit.warpgroups.share.gather`."""
+        if not self.rest:
+            return y
+        size = (self.rest, self.parts, blocks)
+        return torch.empty(size, dtype=torch.int64, device=y.device)
+
+    def add(self, room: Tensor, y: Tensor) -> Tensor:
         """`y`, with the tiles that were split."""
         if self.rest:
             overlap = overlaps(y.device)
             add_tiles[(self.rest, self.rows * self.tall // _ADDED_AT_ONCE)](
-                parts,
+                room,
                 y,
                 y.shape[0],
                 y.shape[1],
                 self.whole,
                 self.across,
-                self.rest,
                 COUNT=self.parts,
                 ROWS=self.rows,
                 TALL=self.tall,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
@@ -23,6 +25,9 @@ COLUMNS = 64
 REGISTERS = {1: 240, 2: 240, 3: 160, 4: 112}
 """Registers of a thread that multiplies, by how many warpgroups do."""
 
+MARKS = itertools.count(secrets.randbits(60) | 1 << 60)
+"""What flags become; see `jit.warpgroups.share.gather`. What memory happens to hold is not that."""
+
 AFFINE = ("quantload_kernels_triton.jit.warpgroups.affine", "affine_rows")
 BLOCKS = ("quantload_kernels_triton.blocks.jit.warpgroups", "blocks_rows")
 
@@ -33,10 +38,6 @@ class Sizes(Protocol):
     @property
     def stack(self) -> int:
         """Warpgroups one below the other."""
-
-    @property
-    def high(self) -> int:
-        """How often 64 rows of the weight each of them has."""
 
     @property
     def ways(self) -> int:
@@ -107,27 +108,27 @@ def product(
     if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:  # it is copied in 16 bytes
         x = x.clone(memory_format=torch.contiguous_format)
     y = x.new_empty((rows, shape[0]))
-    sizes = (plan.rows, 64 * plan.stack * plan.high)
+    sizes = (plan.rows, 64 * plan.stack)
     steps = shape[1] // COLUMNS
     split = split_of(sizes, (rows, shape[0]), steps, plan.parts, plan.rest)
-    parts = split.room(y)
     tile = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     _kernel(*kernel)[(split.programs,)](
         TensorDescriptor.from_tensor(x, [plan.rows, COLUMNS], tile),
         *tensors,
         y,
-        parts,
+        split.room(y),
+        split.flags(y, plan.stack),
         rows,
         shape[1],
         shape[0],
         *numbers,
-        split.whole,
         split.across,
-        split.rest,
+        split.whole,
+        split.parts,
         split.each,
+        next(MARKS),
         **constants,
         STACK=plan.stack,
-        HIGH=plan.high,
         WAYS=plan.ways,
         ROWS=plan.rows,
         STAGES=plan.stages,
@@ -136,4 +137,4 @@ def product(
         num_warps=4,
         launch_pdl=True,
     )
-    return split.add(parts, y)
+    return y

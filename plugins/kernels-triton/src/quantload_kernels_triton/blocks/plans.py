@@ -33,9 +33,8 @@ class Plan:
         ahead: how often "many" takes 64 columns before its warps wait for each other.
         stages: depth of its pipeline.
         parts: into how many parts it splits the columns.
-        rest: see `plans.Plan`, as for `stack`, `high` and `ways`.
+        rest: see `plans.Plan`, as for `stack` and `ways`.
         stack: see `rest`.
-        high: see `rest`.
         ways: see `rest`.
     """
 
@@ -50,7 +49,6 @@ class Plan:
     parts: int = 1
     rest: bool = False
     stack: int = 2
-    high: int = 1
     ways: int = 1
 
 

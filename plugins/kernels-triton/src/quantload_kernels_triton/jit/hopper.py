@@ -24,7 +24,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from quantload_kernels_triton.jit.hopper_makers import make
 from quantload_kernels_triton.jit.pack import start_next, wait_for_last
 from quantload_kernels_triton.jit.warpgroups.ring import barrier, copy_tile
-from quantload_kernels_triton.jit.warpgroups.share import share_of, write
+from quantload_kernels_triton.jit.warpgroups.share import put, share_of
 
 
 @gluon.jit
@@ -84,9 +84,9 @@ def multiply(
         "tiles",
         "steps",
         "groups",
-        "whole",
         "across",
-        "rest",
+        "whole",
+        "parts",
         "steps_each",
     ],
 )
@@ -97,16 +97,16 @@ def hopper_rows(
     zeros,
     segments,
     y,
-    parts,
+    room,
     rows,
     columns,
     out_rows,
     tiles,
     steps,
     groups,
-    whole,
     across,
-    rest,
+    whole,
+    parts,
     steps_each,
     GROUP: gl.constexpr,
     RUN: gl.constexpr,
@@ -128,7 +128,7 @@ def hopper_rows(
     dtype of x stand for one of them. `W` warps multiply, `REGISTERS` are left to each of the
     threads that do not.
     """
-    beside, down, begin, count = share_of(across, whole, rest, steps, steps_each, SPLIT)
+    beside, down, _, begin, count = share_of(across, whole, parts, steps, steps_each, SPLIT)
     first = down * (TALL // 16)
     token = beside * ROWS
     layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
@@ -182,5 +182,12 @@ def hopper_rows(
             [4, 4],
             [REGISTERS, REGISTERS],
         )
-    out = (y, parts, rows, out_rows, whole)
-    write(results[0], out, first * 16, token, 0, TALL, SPLIT)
+    if SPLIT:
+        behind = gl.program_id(0) - whole
+        if behind >= 0:
+            start = room + behind.to(gl.int64) * (ROWS * TALL)
+            put(results[0], start, 0, 0, TALL, ROWS, TALL)
+        else:
+            put(results[0], y, first * 16, token, out_rows, rows, out_rows)
+    else:
+        put(results[0], y, first * 16, token, out_rows, rows, out_rows)

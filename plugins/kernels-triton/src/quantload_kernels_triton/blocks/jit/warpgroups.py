@@ -185,22 +185,30 @@ def plane_of(
 
 
 @gluon.jit
-def weights_of(held, DT: gl.constexpr, OPERAND: gl.constexpr, FORM: gl.constexpr):
-    """Weights `[64, 64]` as `OPERAND`, of what `fetch` loaded."""
+def prepare(held, DT: gl.constexpr, FORM: gl.constexpr):
+    """What the four planes of a step are made of: words, further ones, and what was loaded."""
     BITS: gl.constexpr = FORM[0]
     words = of_words(held[0])
-    top = words
+    more = words
     if BITS == 5:
-        top = of_words(held[1] >> held[6] % 4 * 4)
+        more = of_words(held[1] >> held[6] % 4 * 4)
     elif BITS == 6:
-        top = of_words(held[1] >> held[6] % 2 * 8)
-    a = plane_of(words, top, held, 0, 0, 0, FORM, DT)
-    b = plane_of(words, top, held, 1, 0, 1, FORM, DT)
-    if BITS == 8:
-        words = of_words(held[1])
-    c = plane_of(words, top, held, 0 if BITS == 8 else 2, 1, 0, FORM, DT)
-    d = plane_of(words, top, held, 1 if BITS == 8 else 3, 1, 1, FORM, DT)
-    return operand_of(a, b, c, d, OPERAND)
+        more = of_words(held[1] >> held[6] % 2 * 8)
+    elif BITS == 8:
+        more = of_words(held[1])
+    return words, more, held
+
+
+@gluon.jit
+def plane(ready, PLANE: gl.constexpr, DT: gl.constexpr, OPERAND: gl.constexpr, FORM: gl.constexpr):
+    """Weights of one plane, `[64, 16]` as `OPERAND`, of what `prepare` returned."""
+    words, more, held = ready
+    if FORM[0] == 8:
+        words = ready[PLANE // 2]
+        weights = plane_of(words, words, held, PLANE % 2, PLANE // 2, PLANE % 2, FORM, DT)
+    else:
+        weights = plane_of(words, more, held, PLANE, PLANE // 2, PLANE % 2, FORM, DT)
+    return operand_of(weights, OPERAND)
 
 
 @gluon.jit
@@ -218,10 +226,11 @@ def finish(sums, tensors, start, FORM: gl.constexpr):
         "high_units",
         "pairs",
         "groups",
-        "whole",
         "across",
-        "rest",
+        "whole",
+        "parts",
         "steps_each",
+        "mark",
     ],
 )
 def blocks_rows(
@@ -232,7 +241,8 @@ def blocks_rows(
     steps,
     minima,
     y,
-    parts,
+    room,
+    flags,
     rows,
     columns,
     out_rows,
@@ -241,16 +251,16 @@ def blocks_rows(
     high_units,
     pairs,
     groups,
-    whole,
     across,
-    rest,
+    whole,
+    parts,
     steps_each,
+    mark,
     BITS: gl.constexpr,
     ZERO: gl.constexpr,
     OFFSETS: gl.constexpr,
     STEPS: gl.constexpr,
     STACK: gl.constexpr,
-    HIGH: gl.constexpr,
     WAYS: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -263,16 +273,17 @@ def blocks_rows(
     run(
         x,
         tensors,
-        (y, parts, rows, out_rows, whole),
+        (y, rows, out_rows),
         columns,
-        (across, rest, steps_each),
+        (across, whole, parts, steps_each),
+        (room, flags, mark),
         places,
         fetch,
-        weights_of,
+        prepare,
+        plane,
         finish,
         FORM,
         STACK,
-        HIGH,
         WAYS,
         ROWS,
         STAGES,

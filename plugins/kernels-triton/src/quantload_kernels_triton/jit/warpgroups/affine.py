@@ -166,45 +166,54 @@ def looked_up(words, TABLE: gl.constexpr, DT: gl.constexpr):
 
 
 @gluon.jit
-def weights_of(held, DT: gl.constexpr, OPERAND: gl.constexpr, FORM: gl.constexpr):
-    """Weights `[64, 64]` as `OPERAND`, of what `fetch` loaded."""
+def prepare(held, DT: gl.constexpr, FORM: gl.constexpr):
+    """What the four planes of a step are made of: words, or entries of a table, and the rest."""
+    BITS: gl.constexpr = FORM[0]
+    pairs = held[0]
+    if BITS < 4:
+        pairs = pairs >> held[5] % 2 * 8
+    first = of_words(pairs)
+    words = first
+    second = first
+    third = first
+    fourth = first
+    zero = first
+    if FORM[5] is not None:
+        first, second, third, fourth = looked_up(first, FORM[5], DT)
+    else:
+        if BITS == 3:
+            second = of_words(held[1] >> held[5] % 4 * 4)
+        elif BITS == 8:
+            second = of_words(held[1])
+        zero = zero_of(held, first, BITS, FORM[4], DT)
+    coarse = words
+    fine = words
+    if FORM[6] != 3:
+        coarse, fine = scale_of(held, words, FORM[7], FORM[6] == 1, DT)
+    return first, second, third, fourth, zero, coarse, fine
+
+
+@gluon.jit
+def plane(ready, PLANE: gl.constexpr, DT: gl.constexpr, OPERAND: gl.constexpr, FORM: gl.constexpr):
+    """Weights of one plane, `[64, 16]` as `OPERAND`, of what `prepare` returned."""
+    first, second, third, fourth, zero, coarse, fine = ready
     BITS: gl.constexpr = FORM[0]
     if FORM[5] is not None:
-        words = of_words(held[0])
-        a, b, c, d = looked_up(words, FORM[5], DT)
+        codes = ready[PLANE]
     elif BITS == 3:
-        words = of_words(held[0] >> held[5] % 2 * 8)
-        high = of_words(held[1] >> held[5] % 4 * 4)
-        zero = zero_of(held, words, BITS, FORM[4], DT)
-        a = field3(words, high, zero, 0, DT)
-        b = field3(words, high, zero, 1, DT)
-        c = field3(words, high, zero, 2, DT)
-        d = field3(words, high, zero, 3, DT)
+        codes = field3(first, second, zero, PLANE, DT)
+    elif BITS == 8:
+        codes = field(ready[PLANE // 2], zero, PLANE % 2, BITS, DT)
     else:
-        pairs = held[0]
-        if BITS == 2:
-            pairs = pairs >> held[5] % 2 * 8
-        words = of_words(pairs)
-        zero = zero_of(held, words, BITS, FORM[4], DT)
-        a = field(words, zero, 0, BITS, DT)
-        b = field(words, zero, 1, BITS, DT)
-        if BITS == 8:
-            words = of_words(held[1])
-        c = field(words, zero, 0 if BITS == 8 else 2, BITS, DT)
-        d = field(words, zero, 1 if BITS == 8 else 3, BITS, DT)
+        codes = field(first, zero, PLANE, BITS, DT)
     if FORM[6] != 3:
-        SPLIT: gl.constexpr = FORM[6] == 1
-        coarse, fine = scale_of(held, words, FORM[7], SPLIT, DT)
-        a = times(a, coarse, fine, SPLIT)
-        b = times(b, coarse, fine, SPLIT)
-        c = times(c, coarse, fine, SPLIT)
-        d = times(d, coarse, fine, SPLIT)
-    return operand_of(a, b, c, d, OPERAND)
+        codes = times(codes, coarse, fine, FORM[6] == 1)
+    return operand_of(codes, OPERAND)
 
 
 @gluon.jit
 def finish(sums, tensors, start, FORM: gl.constexpr):
-    """The sums, times the scales of their rows where `weights_of` left them out."""
+    """The sums, times the scales of their rows where `plane` left them out."""
     if FORM[6] == 3:
         words, scales, zeros, segments, columns, tiles, units, groups = tensors
         row = gl.arange(0, 64, gl.SliceLayout(1, sums.type.layout))
@@ -221,10 +230,11 @@ def finish(sums, tensors, start, FORM: gl.constexpr):
         "tiles",
         "units",
         "groups",
-        "whole",
         "across",
-        "rest",
+        "whole",
+        "parts",
         "steps_each",
+        "mark",
     ],
 )
 def affine_rows(
@@ -234,17 +244,19 @@ def affine_rows(
     zeros,
     segments,
     y,
-    parts,
+    room,
+    flags,
     rows,
     columns,
     out_rows,
     tiles,
     units,
     groups,
-    whole,
     across,
-    rest,
+    whole,
+    parts,
     steps_each,
+    mark,
     BITS: gl.constexpr,
     GROUP: gl.constexpr,
     RUN: gl.constexpr,
@@ -253,7 +265,6 @@ def affine_rows(
     TABLE: gl.constexpr,
     SCALING: gl.constexpr,
     STACK: gl.constexpr,
-    HIGH: gl.constexpr,
     WAYS: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -271,16 +282,17 @@ def affine_rows(
     run(
         x,
         tensors,
-        (y, parts, rows, out_rows, whole),
+        (y, rows, out_rows),
         columns,
-        (across, rest, steps_each),
+        (across, whole, parts, steps_each),
+        (room, flags, mark),
         places,
         fetch,
-        weights_of,
+        prepare,
+        plane,
         finish,
         FORM,
         STACK,
-        HIGH,
         WAYS,
         ROWS,
         STAGES,

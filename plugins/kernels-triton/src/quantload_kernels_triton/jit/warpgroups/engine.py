@@ -25,7 +25,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from quantload_kernels_triton.jit.pack import start_next, wait_for_last
 from quantload_kernels_triton.jit.warpgroups.ring import advance, barrier, bring
-from quantload_kernels_triton.jit.warpgroups.share import share_of, write
+from quantload_kernels_triton.jit.warpgroups.share import gather, put, share_of
 
 
 @gluon.jit
@@ -41,166 +41,111 @@ def multiply(
     SIZES: gl.constexpr,
     PLACES: gl.constexpr,
     FETCH: gl.constexpr,
-    DECODE: gl.constexpr,
+    PREPARE: gl.constexpr,
+    PLANE: gl.constexpr,
     FINISH: gl.constexpr,
     FORM: gl.constexpr,
 ):
-    """What warpgroup `WHICH` does: `HIGH` times 64 rows, one of `WAYS` steps.
+    """What warpgroup `WHICH` does: 64 rows of the weight, one of `WAYS` steps.
 
-    What a step needs from memory is asked for four products before.
+    What a step needs from memory is asked for four steps before.
     """
-    ring, shares, shared, tensors, out, first, token, begin, count, rounds = job
+    ring, shares, shared, tensors, out, split, gathered, place = job
+    first, token, part, begin, count, rounds = place
     WAYS: gl.constexpr = SIZES[0]
-    HIGH: gl.constexpr = SIZES[1]
+    STACK: gl.constexpr = SIZES[1]
     STAGES: gl.constexpr = SIZES[2]
-    TALL: gl.constexpr = SIZES[3]
-    SPLIT: gl.constexpr = SIZES[4]
     ROWS: gl.constexpr = ring[0].shape[1]
     DT: gl.constexpr = ring[0].dtype
     WAY: gl.constexpr = WHICH % WAYS
+    BLOCK: gl.constexpr = WHICH // WAYS
     MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, ROWS, 16])
     OPERAND: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
-    ABOVE: gl.constexpr = WHICH // WAYS * HIGH * 64
-    start = first + ABOVE // 16
+    start = first + BLOCK * 4
     at = PLACES(tensors, start, FORM)
     sums = gl.zeros([64, ROWS], gl.float32, MMA)
-    # Four products in a round, with registers of their own for what was asked for: to move it
+    # Four steps in a round, with registers of their own for what was asked for: to move it
     # would be to wait for it.
-    if HIGH == 1:
-        held0 = ahead(at, tensors, begin, count, WAY, FETCH, FORM)
-        held1 = ahead(at, tensors, begin, count, WAY + WAYS, FETCH, FORM)
-        held2 = ahead(at, tensors, begin, count, WAY + 2 * WAYS, FETCH, FORM)
-        held3 = ahead(at, tensors, begin, count, WAY + 3 * WAYS, FETCH, FORM)
-        weights = DECODE(held0, DT, OPERAND, FORM)
-        spent = weights
-        held0 = ahead(at, tensors, begin, count, WAY + 4 * WAYS, FETCH, FORM)
-        for step in range(WAY, rounds, 4 * WAYS):
-            sums, spent, weights = advance(
-                sums,
-                spent,
-                weights,
-                held1,
-                ring,
-                step,
-                step - WAYS,
-                True,
-                STAGES,
-                DECODE,
-                OPERAND,
-                FORM,
-            )
-            held1 = ahead(at, tensors, begin, count, step + 5 * WAYS, FETCH, FORM)
-            sums, spent, weights = advance(
-                sums,
-                spent,
-                weights,
-                held2,
-                ring,
-                step + WAYS,
-                step,
-                True,
-                STAGES,
-                DECODE,
-                OPERAND,
-                FORM,
-            )
-            held2 = ahead(at, tensors, begin, count, step + 6 * WAYS, FETCH, FORM)
-            sums, spent, weights = advance(
-                sums,
-                spent,
-                weights,
-                held3,
-                ring,
-                step + 2 * WAYS,
-                step + WAYS,
-                True,
-                STAGES,
-                DECODE,
-                OPERAND,
-                FORM,
-            )
-            held3 = ahead(at, tensors, begin, count, step + 7 * WAYS, FETCH, FORM)
-            sums, spent, weights = advance(
-                sums,
-                spent,
-                weights,
-                held0,
-                ring,
-                step + 3 * WAYS,
-                step + 2 * WAYS,
-                True,
-                STAGES,
-                DECODE,
-                OPERAND,
-                FORM,
-            )
-            held0 = ahead(at, tensors, begin, count, step + 8 * WAYS, FETCH, FORM)
-            # In flight from one round to the next, products would be made to wait for each other.
-            sums, spent = warpgroup_mma_wait(0, deps=[sums, spent])
-    else:
-        below = PLACES(tensors, start + 4, FORM)
-        more = gl.zeros([64, ROWS], gl.float32, MMA)
-        held0 = ahead(at, tensors, begin, count, WAY, FETCH, FORM)
-        held1 = ahead(below, tensors, begin, count, WAY, FETCH, FORM)
-        held2 = ahead(at, tensors, begin, count, WAY + WAYS, FETCH, FORM)
-        held3 = ahead(below, tensors, begin, count, WAY + WAYS, FETCH, FORM)
-        weights = DECODE(held0, DT, OPERAND, FORM)
-        spent = weights
-        held0 = ahead(at, tensors, begin, count, WAY + 2 * WAYS, FETCH, FORM)
-        for step in range(WAY, rounds, 2 * WAYS):
-            sums, spent, weights = advance(
-                sums,
-                spent,
-                weights,
-                held1,
-                ring,
-                step,
-                step - WAYS,
-                True,
-                STAGES,
-                DECODE,
-                OPERAND,
-                FORM,
-            )
-            held1 = ahead(below, tensors, begin, count, step + 2 * WAYS, FETCH, FORM)
-            more, spent, weights = advance(
-                more, spent, weights, held2, ring, step, step, False, STAGES, DECODE, OPERAND, FORM
-            )
-            held2 = ahead(at, tensors, begin, count, step + 3 * WAYS, FETCH, FORM)
-            sums, spent, weights = advance(
-                sums,
-                spent,
-                weights,
-                held3,
-                ring,
-                step + WAYS,
-                step,
-                True,
-                STAGES,
-                DECODE,
-                OPERAND,
-                FORM,
-            )
-            held3 = ahead(below, tensors, begin, count, step + 3 * WAYS, FETCH, FORM)
-            more, spent, weights = advance(
-                more,
-                spent,
-                weights,
-                held0,
-                ring,
-                step + WAYS,
-                step + WAYS,
-                False,
-                STAGES,
-                DECODE,
-                OPERAND,
-                FORM,
-            )
-            held0 = ahead(at, tensors, begin, count, step + 4 * WAYS, FETCH, FORM)
-            sums, more, spent = warpgroup_mma_wait(0, deps=[sums, more, spent])
-        more = FINISH(more, tensors, start + 4, FORM)
-        write(more, out, start * 16 + 64, token, ABOVE + 64, TALL, SPLIT)
-    SHARE: gl.constexpr = WHICH // WAYS * (WAYS - 1)
+    held0 = ahead(at, tensors, begin, count, WAY, FETCH, FORM)
+    held1 = ahead(at, tensors, begin, count, WAY + WAYS, FETCH, FORM)
+    held2 = ahead(at, tensors, begin, count, WAY + 2 * WAYS, FETCH, FORM)
+    held3 = ahead(at, tensors, begin, count, WAY + 3 * WAYS, FETCH, FORM)
+    ready = PREPARE(held0, DT, FORM)
+    planes = (
+        PLANE(ready, 0, DT, OPERAND, FORM),
+        PLANE(ready, 1, DT, OPERAND, FORM),
+        PLANE(ready, 2, DT, OPERAND, FORM),
+    )
+    running = planes[2]
+    held0 = ahead(at, tensors, begin, count, WAY + 4 * WAYS, FETCH, FORM)
+    for step in range(WAY, rounds, 4 * WAYS):
+        sums, running, planes, ready = advance(
+            sums,
+            running,
+            planes,
+            ready,
+            held1,
+            ring,
+            step,
+            step - WAYS,
+            STAGES,
+            PREPARE,
+            PLANE,
+            OPERAND,
+            FORM,
+        )
+        held1 = ahead(at, tensors, begin, count, step + 5 * WAYS, FETCH, FORM)
+        sums, running, planes, ready = advance(
+            sums,
+            running,
+            planes,
+            ready,
+            held2,
+            ring,
+            step + WAYS,
+            step,
+            STAGES,
+            PREPARE,
+            PLANE,
+            OPERAND,
+            FORM,
+        )
+        held2 = ahead(at, tensors, begin, count, step + 6 * WAYS, FETCH, FORM)
+        sums, running, planes, ready = advance(
+            sums,
+            running,
+            planes,
+            ready,
+            held3,
+            ring,
+            step + 2 * WAYS,
+            step + WAYS,
+            STAGES,
+            PREPARE,
+            PLANE,
+            OPERAND,
+            FORM,
+        )
+        held3 = ahead(at, tensors, begin, count, step + 7 * WAYS, FETCH, FORM)
+        sums, running, planes, ready = advance(
+            sums,
+            running,
+            planes,
+            ready,
+            held0,
+            ring,
+            step + 3 * WAYS,
+            step + 2 * WAYS,
+            STAGES,
+            PREPARE,
+            PLANE,
+            OPERAND,
+            FORM,
+        )
+        held0 = ahead(at, tensors, begin, count, step + 8 * WAYS, FETCH, FORM)
+        # In flight from one round to the next, products would be made to wait for each other.
+        sums, running = warpgroup_mma_wait(0, deps=[sums, running])
+    SHARE: gl.constexpr = BLOCK * (WAYS - 1)
     if WAY > 0:
         shares.index(SHARE + WAY - 1).store(sums)
         barrier()
@@ -209,8 +154,14 @@ def multiply(
         for other in gl.static_range(WAYS - 1):
             mbarrier.wait(shared.index(SHARE + other), 0)
             sums += shares.index(SHARE + other).load(MMA)
-        sums = FINISH(sums, tensors, start, FORM)
-        write(sums, out, start * 16, token, ABOVE, TALL, SPLIT)
+        y, rows, out_rows = out
+        own = rows > 0
+        if SIZES[3]:
+            across, whole, parts, steps_each = split
+            if gl.program_id(0) >= whole:
+                sums, own = gather(sums, gathered, whole, parts, part, BLOCK, STACK)
+        if own:
+            put(FINISH(sums, tensors, start, FORM), y, start * 16, token, out_rows, rows, out_rows)
 
 
 @gluon.jit
@@ -220,41 +171,42 @@ def run(
     out,
     columns,
     split,
+    gathered,
     PLACES: gl.constexpr,
     FETCH: gl.constexpr,
-    DECODE: gl.constexpr,
+    PREPARE: gl.constexpr,
+    PLANE: gl.constexpr,
     FINISH: gl.constexpr,
     FORM: gl.constexpr,
     STACK: gl.constexpr,
-    HIGH: gl.constexpr,
     WAYS: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
     SPLIT: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):
-    """`y = x W^T`, and parts of it: a program makes a tile of `ROWS` rows, or a part of one.
+    """`y = x W^T`: a program makes a tile, of `ROWS` rows of activations, or a part of one.
 
-    `x` is a descriptor of `[rows, columns]` in blocks of `[ROWS, 64]`. `out` is `(y, parts,
-    rows, out_rows, whole)`, `split` is `(across, rest, steps_each)`: `share_of` says which tiles
-    are whole ones; sums of the others go to `parts`, float32 `[parts, rest, ROWS, 64 * STACK *
-    HIGH]`, for `many_rows.add_tiles`. `STACK` warpgroups have `HIGH`
-    times 64 rows of the weight each; those of one of them are shared by `WAYS` of these, each of
-    which takes one of `WAYS` steps. `REGISTERS` are those of a thread.
+    `x` is a descriptor of `[rows, columns]` in blocks of `[ROWS, 64]`, `out` is `(y, rows,
+    out_rows)`. `split` is what `share_of` is told, `gathered` is what `gather` needs. `STACK`
+    times 64 rows of the weight are a tile; `WAYS` warpgroups share the columns of 64 of these,
+    each of which takes one of `WAYS` steps. `REGISTERS` are those of a thread.
 
-    A weight, of tiles of 16 rows, is what four functions of a kernel make of `tensors`:
+    A weight, of tiles of 16 rows, is what five functions of a kernel make of `tensors`:
 
     * `PLACES(tensors, tile, FORM)`: pointers for four tiles from `tile` on;
     * `FETCH(places, tensors, step, FORM)`: what a step needs of them, loaded;
-    * `DECODE(fetched, dtype, layout, FORM)`: weights `[64, 64]` of it;
+    * `PREPARE(fetched, dtype, FORM)`: what weights `[64, 64]` are made of;
+    * `PLANE(prepared, plane, dtype, layout, FORM)`: 16 columns of those;
     * `FINISH(sums, tensors, tile, FORM)`: what is left to be done with sums `[64, ROWS]`.
     """
-    across, rest, steps_each = split
-    y, parts, rows, out_rows, whole = out
-    beside, down, begin, count = share_of(across, whole, rest, columns // 64, steps_each, SPLIT)
-    first = down * (STACK * HIGH * 4)
+    across, whole, parts, steps_each = split
+    beside, down, part, begin, count = share_of(
+        across, whole, parts, columns // 64, steps_each, SPLIT
+    )
+    first = down * (STACK * 4)
     token = beside * ROWS
-    TURN: gl.constexpr = 4 // HIGH * WAYS
+    TURN: gl.constexpr = 4 * WAYS
     rounds = (count + TURN - 1) // TURN * TURN
     layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     xs = gl.allocate_shared_memory(x.dtype, [STAGES, ROWS, 64], layout)
@@ -271,32 +223,22 @@ def run(
         shared = gl.allocate_shared_memory(
             gl.int64, [STACK * (WAYS - 1), 1], mbarrier.MBarrierLayout()
         )
-        for share in gl.static_range(STACK * (WAYS - 1)):
-            mbarrier.init(shared.index(share), count=1)
+        for other in gl.static_range(STACK * (WAYS - 1)):
+            mbarrier.init(shared.index(other), count=1)
     fence_async_shared()
     barrier()
     # Launched while the kernel before still runs: all of the above needs nothing of it.
     start_next()
     wait_for_last()
     ring = (xs, brought, free)
-    job = (
-        ring,
-        shares,
-        shared,
-        tensors,
-        out,
-        first,
-        token,
-        begin,
-        count,
-        rounds,
-    )
-    SIZES: gl.constexpr = (WAYS, HIGH, STAGES, STACK * HIGH * 64, SPLIT)
+    place = (first, token, part, begin, count, rounds)
+    job = (ring, shares, shared, tensors, out, split, gathered, place)
+    SIZES: gl.constexpr = (WAYS, STACK, STAGES, SPLIT)
     if STACK * WAYS == 1:
         gl.warp_specialize(
             [
-                (multiply, (job, 0, SIZES, PLACES, FETCH, DECODE, FINISH, FORM)),
-                (bring, (ring, x, token, begin, count, rounds, rows, STAGES)),
+                (multiply, (job, 0, SIZES, PLACES, FETCH, PREPARE, PLANE, FINISH, FORM)),
+                (bring, (ring, x, token, begin, count, rounds, out[1], STAGES)),
             ],
             [1],
             [24],
@@ -304,9 +246,9 @@ def run(
     elif STACK * WAYS == 2:
         gl.warp_specialize(
             [
-                (multiply, (job, 0, SIZES, PLACES, FETCH, DECODE, FINISH, FORM)),
-                (multiply, (job, 1, SIZES, PLACES, FETCH, DECODE, FINISH, FORM)),
-                (bring, (ring, x, token, begin, count, rounds, rows, STAGES)),
+                (multiply, (job, 0, SIZES, PLACES, FETCH, PREPARE, PLANE, FINISH, FORM)),
+                (multiply, (job, 1, SIZES, PLACES, FETCH, PREPARE, PLANE, FINISH, FORM)),
+                (bring, (ring, x, token, begin, count, rounds, out[1], STAGES)),
             ],
             [4, 1],
             [REGISTERS, 24],
@@ -314,10 +256,10 @@ def run(
     elif STACK * WAYS == 3:
         gl.warp_specialize(
             [
-                (multiply, (job, 0, SIZES, PLACES, FETCH, DECODE, FINISH, FORM)),
-                (multiply, (job, 1, SIZES, PLACES, FETCH, DECODE, FINISH, FORM)),
-                (multiply, (job, 2, SIZES, PLACES, FETCH, DECODE, FINISH, FORM)),
-                (bring, (ring, x, token, begin, count, rounds, rows, STAGES)),
+                (multiply, (job, 0, SIZES, PLACES, FETCH, PREPARE, PLANE, FINISH, FORM)),
+                (multiply, (job, 1, SIZES, PLACES, FETCH, PREPARE, PLANE, FINISH, FORM)),
+                (multiply, (job, 2, SIZES, PLACES, FETCH, PREPARE, PLANE, FINISH, FORM)),
+                (bring, (ring, x, token, begin, count, rounds, out[1], STAGES)),
             ],
             [4, 4, 1],
             [REGISTERS, REGISTERS, 24],
@@ -325,11 +267,11 @@ def run(
     else:
         gl.warp_specialize(
             [
-                (multiply, (job, 0, SIZES, PLACES, FETCH, DECODE, FINISH, FORM)),
-                (multiply, (job, 1, SIZES, PLACES, FETCH, DECODE, FINISH, FORM)),
-                (multiply, (job, 2, SIZES, PLACES, FETCH, DECODE, FINISH, FORM)),
-                (multiply, (job, 3, SIZES, PLACES, FETCH, DECODE, FINISH, FORM)),
-                (bring, (ring, x, token, begin, count, rounds, rows, STAGES)),
+                (multiply, (job, 0, SIZES, PLACES, FETCH, PREPARE, PLANE, FINISH, FORM)),
+                (multiply, (job, 1, SIZES, PLACES, FETCH, PREPARE, PLANE, FINISH, FORM)),
+                (multiply, (job, 2, SIZES, PLACES, FETCH, PREPARE, PLANE, FINISH, FORM)),
+                (multiply, (job, 3, SIZES, PLACES, FETCH, PREPARE, PLANE, FINISH, FORM)),
+                (bring, (ring, x, token, begin, count, rounds, out[1], STAGES)),
             ],
             [4, 4, 4, 1],
             [REGISTERS, REGISTERS, REGISTERS, 24],

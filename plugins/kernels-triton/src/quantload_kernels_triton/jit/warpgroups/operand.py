@@ -121,8 +121,7 @@ def times(codes, coarse, fine, SPLIT: gl.constexpr):
 
 
 @gluon.jit
-def operand_of(first, second, third, fourth, OPERAND: gl.constexpr):
-    """Four planes of 16 columns, in `LANES`, as an operand `[64, 64]`."""
-    four = gl.join(gl.join(first, second), gl.join(third, fourth))
-    four = gl.permute(four, (0, 1, 5, 2, 8, 7, 4, 3, 6))  # R W r8 g plane k8 t p
-    return gl.convert_layout(gl.reshape(four, (64, 64)), OPERAND, assert_trivial=True)
+def operand_of(plane, OPERAND: gl.constexpr):
+    """A plane of 16 columns, in `LANES`, as an operand `[64, 16]`."""
+    plane = gl.permute(plane, (0, 1, 5, 2, 4, 3, 6))  # R W r8 g k8 t p
+    return gl.convert_layout(gl.reshape(plane, (64, 16)), OPERAND, assert_trivial=True)

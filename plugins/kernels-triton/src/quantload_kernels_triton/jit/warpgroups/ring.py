@@ -30,47 +30,69 @@ def bring(ring, x, token, begin, count, rounds, rows, STAGES: gl.constexpr):
 
 
 @gluon.jit
+def multiplied(weights, activations, PLANE: gl.constexpr, sums):
+    """Starts the product of a plane: 16 of the 64 columns of activations."""
+    right = activations.slice(16 * PLANE, 16, dim=1).permute((1, 0))
+    return warpgroup_mma(weights, right, sums, is_async=True)
+
+
+@gluon.jit
 def advance(
     sums,
-    spent,
-    weights,
+    running,
+    planes,
+    ready,
     held,
     ring,
     step,
     before,
-    LAST: gl.constexpr,
     STAGES: gl.constexpr,
-    DECODE: gl.constexpr,
+    PREPARE: gl.constexpr,
+    PLANE: gl.constexpr,
     OPERAND: gl.constexpr,
     FORM: gl.constexpr,
 ):
-    """Starts the product of a step, and decodes the weights of the next one while it runs.
+    """The four products of a step, and while they run, the weights of the next one.
+
+    A product reads its weights from registers as long as it runs: they are kept until the one
+    after it has been started and it has been waited for. Then the next plane is decoded there.
 
     Args:
-        sums: what the product is added to.
-        spent: weights of the product before, which may still run; so they stay where they are.
-        weights: those of this one.
-        held: what the next ones are made of.
+        sums: what the products are added to.
+        running: weights of the product before, which may still run.
+        planes: those of the first three planes of this step.
+        ready: what the fourth is made of.
+        held: what the next step is made of.
         ring: activations, and who may have them.
         step: which of them.
         before: those of the product before; negative where there was none.
-        LAST: whether this group has no further product with those.
         STAGES: how many the ring holds.
-        DECODE: see `engine.run`.
+        PREPARE: see `engine.run`, as for `PLANE`.
+        PLANE: see `PREPARE`.
         OPERAND: layout of weights.
-        FORM: what `DECODE` knows of the weight.
+        FORM: what `PREPARE` and `PLANE` know of the weight.
 
     Returns:
-        the sums, the weights of the product that runs now, those of the next one.
+        `sums`, `running`, `planes` and `ready` of the next step.
     """
     xs, brought, free = ring
+    first, second, third = planes
+    DT: gl.constexpr = xs.dtype
     slot = step % STAGES
     mbarrier.wait(brought.index(slot), step // STAGES & 1)
-    sums = warpgroup_mma(weights, xs.index(slot).permute((1, 0)), sums, is_async=True)
-    # The tensor cores have this one to do: the one before is waited for, and what it read may be
-    # written from here on.
-    sums, spent = warpgroup_mma_wait(1, deps=[sums, spent])
-    if LAST:
-        barrier()
-        mbarrier.arrive(free.index((before + STAGES) % STAGES), pred=before >= 0)
-    return sums, weights, DECODE(held, xs.dtype, OPERAND, FORM)
+    sums = multiplied(first, xs.index(slot), 0, sums)
+    sums, running = warpgroup_mma_wait(1, deps=[sums, running])
+    barrier()
+    mbarrier.arrive(free.index((before + STAGES) % STAGES), pred=before >= 0)
+    fourth = PLANE(ready, 3, DT, OPERAND, FORM)
+    sums = multiplied(second, xs.index(slot), 1, sums)
+    sums, first = warpgroup_mma_wait(1, deps=[sums, first])
+    ready = PREPARE(held, DT, FORM)
+    later = PLANE(ready, 0, DT, OPERAND, FORM)
+    sums = multiplied(third, xs.index(slot), 2, sums)
+    sums, second = warpgroup_mma_wait(1, deps=[sums, second])
+    later1 = PLANE(ready, 1, DT, OPERAND, FORM)
+    sums = multiplied(fourth, xs.index(slot), 3, sums)
+    sums, third = warpgroup_mma_wait(1, deps=[sums, third])
+    later2 = PLANE(ready, 2, DT, OPERAND, FORM)
+    return sums, fourth, (later, later1, later2), ready

@@ -5,52 +5,76 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from quantload_kernels_triton.jit.warpgroups.ring import barrier
+
 
 @gluon.jit
-def share_of(across, whole, rest, steps, steps_each, SPLIT: gl.constexpr):
+def share_of(across, whole, parts, steps, steps_each, SPLIT: gl.constexpr):
     """The tile of a program, `(block of activations, block of the weight)`, and its steps.
 
     The first `whole` programs make a tile each, `across` of which lie beside each other. With
-    `SPLIT`, `rest` tiles follow, and each program makes a run of `steps_each` steps of one.
+    `SPLIT`, of each tile after those `parts` programs make a run of `steps_each` steps.
 
     Returns:
-        the two blocks, the first step and how many there are.
+        the two blocks, the part, its first step and how many there are.
     """
     tile = gl.program_id(0)
+    part = tile * 0
     begin = tile * 0
     count = steps + begin
     if SPLIT:
         behind = tile - whole
         if behind >= 0:
-            tile = whole + behind % rest
-            begin = behind // rest * steps_each
+            tile = whole + behind // parts
+            part = behind % parts
+            begin = part * steps_each
             count = gl.minimum(steps_each, steps - begin)
-    return tile % across, tile // across, begin, count
+    return tile % across, tile // across, part, begin, count
 
 
 @gluon.jit
-def write(sums, out, row, token, ABOVE: gl.constexpr, TALL: gl.constexpr, SPLIT: gl.constexpr):
-    """Sums `[rows of the weight, activations]` of a program, as rows of y or of a part.
+def gather(sums, gathered, whole, parts, part, BLOCK: gl.constexpr, BLOCKS: gl.constexpr):
+    """Sums `[64, ROWS]` of block `BLOCK` of a tile of `BLOCKS`, with those of the other parts.
+
+    Each block belongs to one of the parts, which waits for the others; these do not wait. The
+    programs of a tile follow each other, so where one of them runs, the others do or will.
 
     Args:
-        sums: those of `TALL` rows of the weight, or some of them.
-        out: `(y, parts, rows, out_rows, whole)`; see `engine.run`.
-        row: the first of the rows of the weight.
-        token: the first of the activations.
-        ABOVE: how many rows of the weight the program has above these.
-        TALL: see `sums`.
-        SPLIT: see `share_of`.
+        sums: those of this part.
+        gathered: `(room, flags, mark)`: float32, where sums of all programs behind the `whole`
+            ones have room; int64, a flag for each block of those, which is not `mark`; and what
+            it becomes when the block is there. Afterwards it is 0, so that a captured launch
+            finds what it needs.
+        whole: see `share_of`.
+        parts: see `share_of`.
+        part: which one this is.
+        BLOCK: the block.
+        BLOCKS: how many there are in a tile.
+
+    Returns:
+        the sums, and whether they are complete and belong to this part.
     """
-    y, parts, rows, out_rows, whole = out
-    if SPLIT:
-        behind = gl.program_id(0) - whole
-        if behind >= 0:
-            start = parts + behind.to(gl.int64) * (sums.shape[1] * TALL)
-            put(sums, start, ABOVE, 0, TALL, sums.shape[1], TALL)
-        else:
-            put(sums, y, row, token, out_rows, rows, out_rows)
+    room, flags, mark = gathered
+    SIZE: gl.constexpr = sums.shape[0] * sums.shape[1]
+    down = gl.arange(0, sums.shape[0], gl.SliceLayout(1, sums.type.layout))
+    beside = gl.arange(0, sums.shape[1], gl.SliceLayout(0, sums.type.layout))
+    place = gl.expand_dims(down * sums.shape[1], 1) + gl.expand_dims(beside, 0)
+    mine = gl.program_id(0) - whole
+    own = BLOCK % parts == part
+    if own:
+        for other in range(parts):
+            if other != part:
+                number = (mine - part + other) * BLOCKS + BLOCK
+                while gl.atomic_add(flags + number, mark * 0, sem="acquire") != mark:
+                    pass
+                sums += gl.load(room + number.to(gl.int64) * SIZE + place)
+                gl.atomic_xchg(flags + number, mark * 0, sem="relaxed")
     else:
-        put(sums, y, row, token, out_rows, rows, out_rows)
+        number = mine * BLOCKS + BLOCK
+        gl.store(room + number.to(gl.int64) * SIZE + place, sums)
+        barrier()
+        gl.atomic_xchg(flags + number, mark, sem="release")
+    return sums, own
 
 
 @gluon.jit
