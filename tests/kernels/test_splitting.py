@@ -44,12 +44,19 @@ def test_the_rest_alone_is_split_and_every_step_is_made():
     assert (whole.programs, whole.rest) == (448, 0)
 
 
-def test_fewer_tiles_than_those_of_the_listed_product_are_split():
+@pytest.mark.parametrize(
+    ("rows", "shape", "parts"),
+    [
+        (512, (4096, 4096), 1),  # as many tiles as are listed
+        (512, (1024, 4096), 4),  # a quarter
+        (512, (1024, 512), 1),  # too short for parts
+        (512, (8192, 4096), 1),  # 256 tiles, nearly two rounds
+        (512, (6144, 4096), 2),  # 192 tiles, 60 of them left
+        (512, (4224, 4096), 1),  # a round, exactly
+    ],
+)
+def test_tiles_are_split_where_processors_would_wait(rows, shape, parts):
     plan = plans.Plan("warpgroups", rows=128)
-    assert plans.spread(plan, (512, 4096), 512, Geometry(4, 4096, 4096)) == plan
-    few = plans.spread(plan, (512, 4096), 512, Geometry(4, 1024, 4096))
-    assert few.parts == 4
-    shallow = plans.spread(plan, (512, 4096), 512, Geometry(4, 1024, 512))
-    assert shallow.parts == 2
-    many = plans.Plan("warpgroups", rows=128, parts=4)
-    assert plans.spread(many, (128, 4096), 128, Geometry(4, 16384, 4096)).parts == 1
+    found = plans.spread(plan, (512, 4096), rows, Geometry(4, *shape))
+    assert found.parts == parts
+    assert found == plan or found.rest

@@ -26,8 +26,17 @@ MOST_FEW = 32
 PROCESSORS = 132
 """How many programs of the kernels `ON_HOPPER` run at once, of which each has a processor alone."""
 
-SHORTEST = 256
-"""Columns that are worth a part of their own."""
+STEP = 64
+"""Columns that those kernels multiply at once."""
+
+SHORTEST = 4
+"""Steps that are worth a part of their own."""
+
+GATHERING = 8
+"""Steps that take about as long as bringing the parts of a tile together; from times on an H200."""
+
+MOST_PARTS = 8
+"""Into how many parts tiles are split."""
 
 
 @dataclass(frozen=True)
@@ -131,18 +140,26 @@ def plan_for(
 
 
 def spread(plan: Plan, listed: tuple[int, int], rows: int, geometry: Geometry) -> Plan:
-    """A plan of a kernel `ON_HOPPER`, split so that no fewer processors have work than had.
+    """A plan of a kernel `ON_HOPPER`, its parts such that no processor has much more to do.
 
     Args:
-        plan: what a product is listed with.
+        plan: what a product is listed with; if the one at hand has as many tiles, it stays.
         listed: its rows of activations and those of its weight.
         rows: rows of activations of the product at hand.
         geometry: of its weight.
     """
-    before, now = programs(plan, *listed), programs(plan, rows, geometry.rows)
-    wanted = before * plan.parts if plan.parts > 1 else min(before, PROCESSORS)
-    most = max(1, geometry.columns // SHORTEST)
-    return replace(plan, parts=max(1, min(round(wanted / now), most)))
+    tiles = programs(plan, rows, geometry.rows)
+    if tiles == programs(plan, *listed):
+        return plan
+    steps = geometry.columns // STEP
+    behind = tiles % PROCESSORS
+
+    def time(parts: int) -> float:
+        """Of the tiles that are too few for all processors, in those of a whole tile."""
+        return -(-behind * parts // PROCESSORS) / parts + (parts > 1) * GATHERING / steps
+
+    most = max(1, min(MOST_PARTS, steps // SHORTEST))
+    return replace(plan, parts=min(range(1, most + 1), key=time), rest=True)
 
 
 def programs(plan: Plan, rows: int, out: int) -> int:
