@@ -23,7 +23,7 @@ from triton_affine import arguments_of, asked, error, random_weight, wanted, wei
 
 from quantload_kernels_triton import launch, warpgroups
 from quantload_kernels_triton.geometry import Geometry
-from quantload_kernels_triton.plans import Plan, fitted
+from quantload_kernels_triton.plans import PROCESSORS, Plan, fitted, programs
 
 KINDS = (
     ("few", False),
@@ -36,13 +36,16 @@ KINDS = (
 WARPGROUPS = (
     {"stack": 2, "rows": 128, "stages": 6},
     {"stack": 2, "rows": 256, "stages": 4},
-    {"stack": 1, "ways": 2, "rows": 256, "stages": 4},
+    {"stack": 2, "rows": 256, "stages": 6},
+    {"stack": 2, "rows": 64, "stages": 8},
     {"stack": 4, "rows": 64, "stages": 8},
     {"stack": 3, "rows": 128, "stages": 6},
+    {"stack": 1, "rows": 256, "stages": 3},
     {"stack": 1, "ways": 4, "rows": 64, "stages": 12},
     {"stack": 2, "ways": 2, "rows": 64, "stages": 12},
     {"stack": 1, "ways": 3, "rows": 128, "stages": 8},
     {"stack": 1, "ways": 2, "rows": 128, "stages": 8},
+    {"stack": 1, "ways": 2, "rows": 256, "stages": 4},
 )
 """Sizes that fit the registers and the shared memory of Hopper."""
 
@@ -81,12 +84,15 @@ def warpgroup_plans(rows: int, geometry: Geometry) -> Iterator[Plan]:
     """Plans of the kernel whose warpgroups decode for their own products, on Hopper."""
     if not warpgroups.able(torch.device("cuda"), geometry.columns):
         return
-    for sizes, parts in itertools.product(WARPGROUPS, (1, 2, 3, 4)):
+    for sizes, parts in itertools.product(WARPGROUPS, range(1, 9)):
         plan = Plan("warpgroups", parts=parts, **sizes)
-        tall = 64 * plan.stack
-        programs = -(-rows // plan.rows) * -(-geometry.rows // tall) * parts
-        if plan.rows < 2 * rows and programs >= 48 and (parts == 1 or programs <= 300):
+        tiles = programs(plan, rows, geometry.rows)
+        if plan.rows >= 2 * max(rows, 64) or tiles * parts < 48:
+            continue
+        if parts == 1 or tiles * parts <= 300:
             yield plan
+        if parts > 1 and tiles > PROCESSORS >= tiles % PROCESSORS * parts > 0:
+            yield replace(plan, rest=True)
 
 
 def wide_plans(rows: int, geometry: Geometry) -> Iterator[Plan]:
@@ -191,7 +197,8 @@ def short(plan: Plan) -> str:
         )
     elif plan.kernel == "warpgroups":
         groups = f"stack={plan.stack} ways={plan.ways}"
-        return f"warpgroups {plan.rows} {groups} stages={plan.stages} parts={plan.parts}"
+        parts = f"parts={plan.parts}{' of the rest' if plan.rest else ''}"
+        return f"warpgroups {plan.rows} {groups} stages={plan.stages} {parts}"
     else:
         sizes = f"tiles={plan.tiles}{' packed' if plan.packed else ''}"
     return f"{plan.kernel} warps={plan.warps} units={plan.units}x{plan.ahead} {sizes}"
