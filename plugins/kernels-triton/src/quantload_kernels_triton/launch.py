@@ -86,7 +86,7 @@ def plan_of(rows: int, weight: Arranged, dtype: torch.dtype = torch.float16) -> 
     able = set()
     if rows > MOST_FEW and hopper.suits(weight, dtype):
         able.add("hopper")
-    if rows > MOST_FEW and suits(weight, dtype):
+    if rows > MOST_FEW and not weight.table and suits(weight, dtype):  # tables were not timed
         able.add("warpgroups")
     return plan_for(family(found), weight.geometry, weight.run, rows, frozenset(able))
 
