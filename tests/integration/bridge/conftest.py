@@ -13,8 +13,13 @@ import torch
 import quantload
 from quantload.registry import register
 
-TESTS = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(TESTS / "core" / "support"), str(Path(__file__).parent)]
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [
+    str(ROOT / "tests" / "core" / "support"),
+    str(ROOT / "examples" / "third_party_plugin" / "src"),
+    str(ROOT / "examples" / "minimal_plugin" / "src"),
+    str(Path(__file__).parent),
+]
 from methods import METHODS, TINY  # noqa: E402  found by the line above
 
 transformers = pytest.importorskip("transformers")
@@ -27,14 +32,16 @@ def _enabled() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _stranger() -> Iterator[None]:
-    """The toy method, registered in code: the bridge serves it like any other.
+def _strangers() -> Iterator[None]:
+    """Methods of others, registered in code: the bridge serves them like any other.
 
-    For a module, not longer: other tests of the same process install a toy of that name.
+    For a module, not longer: other tests of the same process install methods of these names.
     """
-    from toy8.plugin import PLUGIN
+    from quantload_hqq.plugin import PLUGIN as HQQ
+    from quantload_rtn8.plugin import PLUGIN as RTN8
+    from toy8.plugin import PLUGIN as TOY8
 
-    with register("toy8", PLUGIN):
+    with register("toy8", TOY8), register("hqq", HQQ), register("rtn8", RTN8):
         yield
 
 

@@ -10,14 +10,19 @@ METHODS: dict[str, dict[str, Any]] = {
         "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": True,
     },
+    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
     "int8": {"load_in_8bit": True},
     "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True},
+    "gptq3": {"quant_method": "gptq", "bits": 3, "group_size": 64, "sym": False, "desc_act": True},
     "awq": {"quant_method": "awq", "bits": 4, "group_size": 32},
     "aqlm": {"quant_method": "aqlm", "num_codebooks": 1, "nbits_per_codebook": 8},
     "gguf": {"quant_method": "gguf", "type": "Q8_0"},
+    "q4_0": {"quant_method": "gguf", "type": "Q4_0"},
     "toy8": {"quant_method": "toy8"},
+    "hqq": {"quant_method": "hqq", "nbits": 4, "group_size": 64},
+    "rtn8": {"quant_method": "rtn8"},
 }
-"""The last is a stranger's, registered in code."""
+"""The last three are strangers', registered in code."""
 
 TINY: dict[str, Any] = {
     "vocab_size": 320,

@@ -14,12 +14,20 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "core" / "support")]
+EXAMPLES = HERE.parents[2] / "examples"
+sys.path[:0] = [
+    str(HERE),
+    str(HERE.parents[1] / "core" / "support"),
+    str(EXAMPLES / "third_party_plugin" / "src"),
+    str(EXAMPLES / "minimal_plugin" / "src"),
+]
 
 import torch  # noqa: E402  found by the lines above, as all that follows
 from methods import METHODS  # noqa: E402
+from quantload_hqq.plugin import PLUGIN as HQQ  # noqa: E402
+from quantload_rtn8.plugin import PLUGIN as RTN8  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from toy8.plugin import PLUGIN  # noqa: E402
+from toy8.plugin import PLUGIN as TOY8  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 from transformers.distributed import DistributedConfig  # noqa: E402
 
@@ -94,7 +102,8 @@ def check(method: str, packed: Path, tiny: Path, out: Path) -> None:
 def main() -> None:
     warnings.simplefilter("ignore")
     quantload.enable_transformers()
-    quantload.register("toy8", PLUGIN)
+    for name, plugin in {"toy8": TOY8, "hqq": HQQ, "rtn8": RTN8}.items():
+        quantload.register(name, plugin)
     tiny, experts, out, *rest = sys.argv[1:]
     for method, packed in zip(rest[::2], rest[1::2], strict=True):
         check(method, Path(packed), Path(tiny), Path(out))

@@ -84,8 +84,18 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("method", ["nf4", "gptq", "gguf"])
-@pytest.mark.parametrize("name", MODELS)
+def _cases() -> list[Any]:
+    """Three methods with every class here; the others with two, and with the rest if asked."""
+    quick = {(n, m) for n in MODELS for m in ("nf4", "gptq", "gguf")}
+    quick |= {(name, method) for name in ("t5", "bert") for method in METHODS}
+    return [
+        pytest.param(n, m, marks=() if (n, m) in quick else pytest.mark.slow)
+        for n in MODELS
+        for m in METHODS
+    ]
+
+
+@pytest.mark.parametrize(("name", "method"), _cases())
 def test_a_class_loads_saves_and_loads_again(
     name: str, method: str, folder_of: Callable[[str], Path], ids: Tensor, tmp_path: Path
 ) -> None:

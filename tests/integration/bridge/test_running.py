@@ -30,10 +30,11 @@ def test_a_static_cache_changes_no_token(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["nf4", "gptq"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_compiled_decode_step_changes_no_token(
     method: str, packed: Callable[[str], Path], ids: Tensor
 ) -> None:
+    torch._dynamo.reset()  # its limit of recompilations is that of a process
     model = AutoModelForCausalLM.from_pretrained(packed(method))
     plain = model.generate(ids, **GREEDY)
     assert model.hf_quantizer.is_compileable
@@ -52,8 +53,9 @@ def test_a_text_generation_pipeline(demo_model: Path) -> None:
     assert said["generated_text"] == tokenizer.decode(expected[0], skip_special_tokens=True)
 
 
-def test_a_pipeline_loads_a_folder_itself(demo_model: Path, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(demo_model, quantization_config=METHODS["gptq"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pipeline_loads_a_folder_itself(method: str, demo_model: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(demo_model, quantization_config=METHODS[method])
     model.save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(demo_model).save_pretrained(tmp_path)
     pipe = transformers.pipeline("text-generation", model=str(tmp_path), device_map="auto")

@@ -294,6 +294,8 @@ class Loading:
         if self._experts is not None:
             self._experts.finish(model)
         self._record.in_parts = self.quantizer.in_parts
+        made = self.quantizer.core.quantization_config  # known only now: what has been made
+        self.quantizer.quantization_config = model.config.quantization_config = made
         check_loaded(model, self._decided, self.quantizer.place)
         finish(model, self._decided)
         if self._lent is not None:
