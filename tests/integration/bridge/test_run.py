@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from quantload import QuantloadError, enable_transformers
+from quantload.cli.program import Program
 
 SCRIPT = """
 import sys
@@ -49,3 +53,100 @@ def test_what_a_script_raises_is_its_own(tmp_path: Path) -> None:
 def test_an_absent_script_is_said_in_one_line(tmp_path: Path) -> None:
     absent = _run("absent.py", cwd=tmp_path)
     assert (absent.returncode, absent.stderr) == (1, "error: absent.py: no such script\n")
+
+
+CHILDREN = """
+import multiprocessing
+import subprocess
+import sys
+from transformers.quantizers import auto
+
+def ours():
+    kinds = auto.AUTO_QUANTIZER_MAPPING.items()
+    return sorted(n for n, c in kinds if c.__module__.startswith("quantload."))
+
+class Kept:
+    pass
+
+def send(queue):
+    queue.put((ours(), Kept()))
+
+if __name__ == "__main__":
+    mine = ours()
+    for way in ("spawn", "fork"):
+        context = multiprocessing.get_context(way)
+        queue = context.Queue()
+        child = context.Process(target=send, args=(queue,))
+        child.start()
+        theirs, kept = queue.get(timeout=60)
+        child.join()
+        print(way, theirs == mine, "gptq" in theirs, "awq" in theirs, type(kept) is Kept)
+"""
+
+
+def test_processes_of_multiprocessing_inherit_the_bridge(tmp_path: Path) -> None:
+    (tmp_path / "children.py").write_text(CHILDREN)
+    done = _run("--only", "gptq", "children.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["spawn True True False True", "fork True True False True"]
+
+
+PLACES = """
+import sys
+print(__name__, __package__, sys.argv, sys.path[0], globals().get("__file__"))
+"""
+
+
+def test_a_program_finds_itself_where_python_puts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    for file in (package / "__main__.py", package / "part.py", tmp_path / "alone.py"):
+        file.write_text(PLACES)
+    monkeypatch.chdir(tmp_path)
+    for words in (["alone.py", "-x"], ["package", "y"], ["-m", "package"], ["-m", "package.part"]):
+        python = [sys.executable, *words]
+        done = subprocess.run(python, capture_output=True, text=True, check=True)
+        module = words[0] == "-m"
+        path, *rest = words[1:] if module else words
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "argv", ["quantload"])
+        monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+        with enable_transformers():
+            Program(path, rest, module=module).start()
+        assert capsys.readouterr().out == done.stdout
+
+
+def test_standard_input_is_a_program(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"print(__name__, 6 * 7)")))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["quantload"])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    with enable_transformers():
+        Program("-", []).start()
+    assert capsys.readouterr().out == "__main__ 42\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-m", "no_such_module"], "no module named no_such_module"),
+        (["-m", "json.no_such_part"], "no module named json.no_such_part"),
+        (["-m", "xml"], "no module named xml.__main__"),
+        (["empty"], "there is no __main__.py in it"),
+        (["--only", "nonsense", "empty"], "nonsense"),
+    ],
+)
+def test_what_cannot_run_is_said(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    only = [words[1]] if words[0] == "--only" else None
+    with enable_transformers(), pytest.raises(QuantloadError, match=told):
+        Program(words[-1], [], module=words[0] == "-m", only=only)
