@@ -8,7 +8,8 @@ written with a tensor per matrix, as on the Hub, and, for one case, with the 3-D
 of the class; quantizing methods quantize it while it is loaded.
 
 `decode_ms` is one token through the experts (the choice changes from token to token, so
-that weights are cold), `prefill_ms` 256 tokens, medians; `load_peak_mb` is the peak of
+that weights are cold), `prefill_ms` 256 tokens, `unpacked_ms` those tokens with the weights
+of an expert dequantized first, in turns with the former, medians; `load_peak_mb` is the peak of
 memory while loading, over what stood before. Memory-mapped weights of the float model
 count when they are first read, which is not in it.
 """
@@ -23,7 +24,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from _common import MB, OUT, Case, Meter, main
 
 FOLDER = "QUANTLOAD_BENCH_EXPERTS"
 HIDDEN, INNER, EXPERTS, CHOSEN = 2048, 768, 64, 8
-PREFILL, TOKENS = 256, 48
+PREFILL, TOKENS, PROMPTS = 256, 48, 5
 CONFIG: dict[str, Any] = {
     "architectures": ["Qwen3MoeForCausalLM"],
     "model_type": "qwen3_moe",
@@ -60,7 +62,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gguf Q4_0": {"quant_method": "gguf", "type": "Q4_0"},
     "gguf Q8_0": {"quant_method": "gguf", "type": "Q8_0"},
 }
-COLUMNS = ["decode_ms", "prefill_ms", "weights_mb", "load_s", "load_peak_mb"]
+COLUMNS = ["decode_ms", "prefill_ms", "unpacked_ms", "weights_mb", "load_s", "load_peak_mb"]
 
 
 def write_models(folder: Path) -> None:
@@ -108,6 +110,7 @@ def write_models(folder: Path) -> None:
 
 def setup() -> None:
     """Write the checkpoints once, for all processes."""
+    OUT.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="experts-", dir=OUT.parent))
     os.environ[FOLDER] = str(folder)
     write_models(folder)
@@ -133,7 +136,34 @@ def measure(meter: Meter, experts: Callable[..., Any]) -> None:
         timed(slice(None))  # touches every weight
         singles = [timed(slice(n, n + 1)) for n in range(TOKENS)]
         meter.note("decode_ms", statistics.median(singles[8:]))
-        meter.note("prefill_ms", statistics.median(timed(slice(None)) for _ in range(3)))
+        prompts, unpacked = [], []
+        for _ in range(PROMPTS):
+            prompts.append(timed(slice(None)))
+            with dequantized_first(experts) as packed:
+                unpacked.append(timed(slice(None)) if packed else 0)
+        meter.note("prefill_ms", statistics.median(prompts))
+        if any(unpacked):
+            meter.note("unpacked_ms", statistics.median(unpacked))
+
+
+@contextmanager
+def dequantized_first(experts: Any) -> Iterator[bool]:
+    """Let packed layers multiply with what they stand for; whether there are any."""
+    import torch
+
+    from quantload.modules import QuantizedLinear
+
+    def unpacked(layer: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, layer.weight.dequantize(x.dtype))
+
+    layers = [layer for layer in experts.modules() if isinstance(layer, QuantizedLinear)]
+    for layer in layers:
+        layer.forward = functools.partial(unpacked, layer)  # type: ignore[method-assign]  # a while
+    try:
+        yield bool(layers)
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 def quantload_case(meter: Meter, *, config: dict[str, Any] | None, layout: str = "apart") -> None:
