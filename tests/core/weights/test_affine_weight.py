@@ -103,6 +103,24 @@ def test_blocks_of_rows_give_the_whole_product(
     assert (x.grad.double() - expected).norm() / expected.norm() < bound
 
 
+@pytest.mark.parametrize("rows_of_x", [1, 20])
+@pytest.mark.parametrize("scale", [65504.0, 6e-8])
+def test_a_float16_product_is_right_where_the_weight_itself_is_no_float16(
+    scale: float, rows_of_x: int
+) -> None:
+    weight = made(bits=8, scale_dtype=torch.float32)
+    with torch.no_grad():
+        weight.scales.fill_(scale)
+    x = torch.randn(rows_of_x, 96, generator=torch.Generator().manual_seed(0)) / 1e4
+    x = (x if scale > 1 else x * 1e8).half().requires_grad_()
+    exact = x.detach().double() @ by_hand(weight).T
+    y = weight.linear(x)
+    assert (y.double() - exact).norm() / exact.norm() < 1e-3
+    y.backward(torch.full_like(y, 1e-4 if scale > 1 else 1e3))
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize(

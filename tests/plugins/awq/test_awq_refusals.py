@@ -114,6 +114,8 @@ def out_of_order() -> AffineWeight:
         ("gemm", weight(64, 64, 32, zero=16), "zero-points reach from 16 to 16"),
         ("gemv", weight(64, 64, 32, bits=3), "it has 4 bits, not 3"),
         ("gemv", weight(64, 80, 8), "groups of 8 are not among"),
+        ("gemv", weight(64, 64, 32), "groups of 32, and the config says 128"),
+        ("gemv", weight(64, 64, 64), "groups of 64, and the config says 128"),
         ("gemv_fast", weight(64, 96, 32), "multiples of 8 and 64"),
         ("gemv_fast", weight(64, 64, 32, zero=7), "does not fit torch.float16 everywhere"),
         ("marlin", weight(256, 128, 128, zero=7), "zero-points other than 8"),

@@ -28,14 +28,26 @@ def misfits(layout: str, bits: int, rows: int, columns: int, group_size: int) ->
     return reasons
 
 
-def check_expressible(name: str, weight: AffineWeight, layout: str) -> AffineWeight:
+def check_expressible(
+    name: str, weight: AffineWeight, layout: str, group_size: int
+) -> AffineWeight:
     """The weight in the form a layout stores: with zero-points, or with offsets.
+
+    Args:
+        name: of the layer.
+        weight: what is to be written.
+        layout: the layout.
+        group_size: as the config has it, -1 for whole rows. Scales that are padded do not
+            show their number, and a reader has it from there.
 
     Raises:
         UnsupportedOperationError: the layout cannot express it; all reasons are given.
     """
     rows, columns = weight.shape
     reasons = misfits(layout, weight.bits, rows, columns, weight.group_size)
+    said = columns if group_size == -1 else group_size
+    if layout in _PADDED and weight.groups * said != columns and not columns % weight.group_size:
+        reasons.append(f"it has groups of {weight.group_size}, and the config says {group_size}")
     if weight.act_order:
         reasons.append("its columns are out of order (desc_act), which only GPTQ can store")
     try:

@@ -108,7 +108,7 @@ def write(name: str, weight: AffineWeight, config: AwqConfig) -> dict[str, Tenso
     else:
         layout = config.version
         zeros = "scaled_zeros" if layout == "llm-awq" else "qzeros"
-        weight = check_expressible(name, weight, layout)
+        weight = check_expressible(name, weight, layout, config.group_size)
     if layout == "gemm":
         return gemm.write(weight, zeros is not None)
     if layout == "gemv":

@@ -18,9 +18,6 @@ _ELEMENTS = {"cpu": 1 << 20}
 _ELEMENTS_ELSEWHERE = 1 << 26
 """Elements decoded at once: what fits the caches of a CPU; elsewhere, what launches well."""
 
-_FLOAT16_ROWS = 16
-"""From here on a CPU multiplies float16 faster by way of float32, and no less exactly."""
-
 
 def row_blocks(weight: AffineWeight) -> Iterator[slice]:
     """Runs of rows that are decoded together; all rows at once while tracing."""
@@ -95,11 +92,18 @@ def linear(weight: AffineWeight, x: Tensor) -> Tensor:
     return _forward(weight, x)
 
 
+def _widened(x: Tensor) -> Tensor:
+    """Float32 for float16, which a CPU multiplies no faster, and in which a weight may be infinite.
+
+    A scale of float16 times a code can be beyond it, or below its normal numbers.
+    """
+    return x.float() if x.dtype == torch.float16 else x
+
+
 def _forward(weight: AffineWeight, x: Tensor) -> Tensor:
     flat = x.reshape(-1, x.shape[-1])
     out = flat.new_empty((flat.shape[0], weight.shape[0]))
-    if flat.dtype == torch.float16 and flat.shape[0] >= _FLOAT16_ROWS:
-        flat = flat.float()
+    flat = _widened(flat)
     for rows in row_blocks(weight):
         out[:, rows] = F.linear(flat, decode_rows(weight, rows, flat.dtype))
     return out.view(*x.shape[:-1], weight.shape[0])
@@ -119,7 +123,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         weight: AffineWeight = ctx.weight  # type: ignore[attr-defined]
         (grad,) = grads
-        flat = grad.reshape(-1, grad.shape[-1])
+        flat = _widened(grad.reshape(-1, grad.shape[-1]))
         total = flat.new_zeros((flat.shape[0], weight.shape[1]), dtype=torch.float32)
         for rows in row_blocks(weight):
             total += flat[:, rows] @ decode_rows(weight, rows, flat.dtype)
