@@ -7,7 +7,6 @@ each process keeps its part of them here, and the parts are put together to be s
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from quantload.errors import UnsupportedOperationError
+from quantload.integrations.transformers.bridge.gathering import gathered, gathered_experts
 from quantload.modules import hosts_of
 from quantload.weights.packed import PackedWeight
 
@@ -94,11 +94,6 @@ class Split:
         Raises:
             UnsupportedOperationError: the layout cannot be joined.
         """
-        if self.experts_apart:
-            raise UnsupportedOperationError(
-                "every process has some of the experts only, and they are not put together: save "
-                "the model from one that was loaded without tp_plan="
-            )
         hosts = {name: host for name, host in hosts_of(model) if name in self._outlines}
         for name, host in hosts.items():  # before they wait for each other
             if type(host.weight).join_stored is PackedWeight.join_stored:
@@ -111,25 +106,15 @@ class Split:
         try:
             for name, host in hosts.items():
                 outline, dim = self._outlines[name]
-                found = _gathered(host.weight)
+                found = gathered(host.weight)
                 parts[name] = host.weight
                 if found:
                     host._modules["weight"] = outline.joined(found, dim)
-            yield torch.distributed.get_rank() == 0
+            with gathered_experts(model):
+                yield torch.distributed.get_rank() == 0
         finally:
             for name, weight in parts.items():
                 hosts[name]._modules["weight"] = weight
-
-
-def _gathered(part: PackedWeight) -> list[PackedWeight]:
-    """The parts of all processes, in the first of them; nothing in the others."""
-    mine = part
-    if part.device.type != "cpu":
-        mine = copy.deepcopy(part).to("cpu")
-    first = torch.distributed.get_rank() == 0
-    found: list[Any] | None = [None] * torch.distributed.get_world_size() if first else None
-    torch.distributed.gather_object(mine, found, dst=0)
-    return found or []
 
 
 def is_split(model: Any) -> bool:
