@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from methods import METHODS as BRIDGED
+from methods import logits_of, same
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -50,12 +51,6 @@ def ids(device: str) -> Tensor:
     return (torch.arange(24).reshape(2, 12) * 7 % 320).to(device)
 
 
-@torch.no_grad()
-def logits_of(model: Any, ids: Tensor) -> Tensor:
-    found: Tensor = model(ids).logits
-    return found
-
-
 def closeness(a: Tensor, b: Tensor) -> float:
     return torch.cosine_similarity(a.flatten().float(), b.flatten().float(), 0).item()
 
@@ -63,13 +58,6 @@ def closeness(a: Tensor, b: Tensor) -> float:
 def stored(folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = load_file(folder / "model.safetensors")
     return found
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(t.reshape(-1).view(torch.uint8), other[k].reshape(-1).view(torch.uint8))
-        for k, t in one.items()
-    )
 
 
 def places(model: Any) -> set[str]:

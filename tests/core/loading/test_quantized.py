@@ -209,8 +209,13 @@ class TestPacked:
         router, x = module["router"], torch.randn(3, 6)
         assert type(router) is Router
         torch.testing.assert_close(router(x), x @ router.weight.dequantize().T)
-        with pytest.raises(quantload.UnsupportedOperationError, match=r"use \.dequantize"):
-            torch.matmul(x, router.weight)
+        for shape in ((6, 3), (2, 6, 3)):
+            columns = torch.randn(shape)
+            product = router.weight.dequantize() @ columns
+            torch.testing.assert_close(router.weight @ columns, product)
+        for wrong in (lambda: torch.matmul(x, router.weight), lambda: router.weight @ x[0]):
+            with pytest.raises(quantload.UnsupportedOperationError, match=r"use \.dequantize"):
+                wrong()
         floated = quantload.dequantize(module)["router"]
         assert isinstance(floated.weight, nn.Parameter)
 

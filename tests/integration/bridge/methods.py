@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 METHODS: dict[str, dict[str, Any]] = {
     "nf4": {
         "load_in_4bit": True,
@@ -35,3 +38,18 @@ TINY: dict[str, Any] = {
     "pad_token_id": 0,
 }
 """Settings of a small Llama."""
+
+
+def logits_of(model: Any, ids: Tensor) -> Tensor:
+    """What a model says, without gradients."""
+    with torch.no_grad():
+        found: Tensor = model(ids).logits
+    return found
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two checkpoints have the same tensors, byte for byte."""
+    return one.keys() == other.keys() and all(
+        torch.equal(t.reshape(-1).view(torch.uint8), other[k].reshape(-1).view(torch.uint8))
+        for k, t in one.items()
+    )

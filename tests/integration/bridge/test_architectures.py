@@ -57,6 +57,11 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**TINY, "num_labels": 3},
     ),
     "tied": ("LlamaForCausalLM", "AutoModelForCausalLM", {**TINY, "tie_word_embeddings": True}),
+    "mamba": (  # multiplies with a weight, `weight @ x`
+        "MambaForCausalLM",
+        "AutoModelForCausalLM",
+        {"hidden_size": 512, "num_hidden_layers": 1, "state_size": 8},
+    ),
     "mixtral": ("MixtralForCausalLM", "AutoModelForCausalLM", {**TINY, "num_local_experts": 4}),
 }
 

@@ -98,3 +98,34 @@ def test_the_compute_dtype_may_be_changed_while_loading(packed: Callable[[str], 
     )
     model = AutoModelForCausalLM.from_pretrained(packed("nf4"), quantization_config=config)
     assert model.config.quantization_config.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("gptq", {"quant_method": "gptq"}),
+        ("gptq", {"bits": 4}),
+        ("gptq", {"quant_method": "gptq", "wbits": 4}),
+        ("aqlm", {"quant_method": "aqlm"}),
+        ("toy8", {}),
+    ],
+)
+def test_a_dict_may_leave_out_what_the_checkpoint_says(
+    method: str, said: dict[str, Any], packed: Callable[[str], Path]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(packed(method), quantization_config=said)
+    stored = AutoQuantizationConfig.from_pretrained(packed(method))
+    assert model.config.quantization_config == stored
+
+
+def test_a_dict_changes_what_may_be_changed_and_nothing_else(
+    packed: Callable[[str], Path],
+) -> None:
+    said = {"llm_int8_threshold": 3.0}
+    model = AutoModelForCausalLM.from_pretrained(packed("int8"), quantization_config=said)
+    assert model.config.quantization_config.llm_int8_threshold == 3.0
+    assert model.config.quantization_config.load_in_8bit
+    with pytest.raises(quantload.ConfigError, match="bits: the checkpoint says 4"):
+        AutoModelForCausalLM.from_pretrained(packed("gptq"), quantization_config={"bits": 8})
+    with pytest.raises(quantload.UnknownMethodError, match="nonsense"):
+        AutoModelForCausalLM.from_pretrained(packed("gptq"), quantization_config={"nonsense": 1})

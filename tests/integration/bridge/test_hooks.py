@@ -149,6 +149,14 @@ def _report(world: World, calls: Calls) -> None:
     assert info.conversion_errors == {}
 
 
+def _save_pretrained(world: World, calls: Calls) -> None:
+    model = world.load()
+    held = dict(model.state_dict())
+    model.save_pretrained(world.folder / "saved", state_dict=held)
+    assert calls[-1]["self"] is model
+    assert calls[-1]["state_dict"] is held
+
+
 def _added(world: World, patch: Patch) -> None:
     owner, name = located(patch.target)
     assert owner is HfQuantizer
@@ -176,6 +184,7 @@ REPLACED: dict[str, Callable[[World, Any], None]] = {
         _tokenizer_of_a_file
     ),
     "transformers.modeling_utils.log_state_dict_report": _report,
+    "transformers.modeling_utils.PreTrainedModel.save_pretrained": _save_pretrained,
     "transformers.quantizers.base.HfQuantizer.quant_method": _added,
     "transformers.quantizers.base.HfQuantizer.is_available": _added,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from methods import METHODS
+from methods import METHODS, logits_of, same
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -21,26 +21,13 @@ from quantload.modules import hosts_of
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
-def _logits(model: Any, ids: Tensor) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model(ids).logits
-    return found
-
-
-def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(t.reshape(-1).view(torch.uint8), other[k].reshape(-1).view(torch.uint8))
-        for k, t in one.items()
-    )
-
-
 @each_method
 def test_quantizing_on_load_gives_the_model_of_load_model(
     method: str, tiny: Path, ids: Tensor
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny, quantization_config=METHODS[method])
     direct = quantload.load_model(tiny, quantization_config=METHODS[method])
-    assert torch.equal(_logits(model, ids), _logits(direct, ids))
+    assert torch.equal(logits_of(model, ids), logits_of(direct, ids))
     assert {n: type(h.weight) for n, h in hosts_of(model)} == {
         n: type(h.weight) for n, h in hosts_of(direct)
     }
@@ -54,14 +41,14 @@ def test_a_packed_folder_loads_saves_and_loads_again(
     folder = packed(method)
     model = AutoModelForCausalLM.from_pretrained(folder)
     direct = quantload.load_model(folder)
-    logits = _logits(model, ids)
-    assert torch.equal(logits, _logits(direct, ids))
+    logits = logits_of(model, ids)
+    assert torch.equal(logits, logits_of(direct, ids))
     assert model.get_memory_footprint() == direct.get_memory_footprint()
 
     model.save_pretrained(tmp_path)
-    assert _same(load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors"))
-    assert torch.equal(_logits(AutoModelForCausalLM.from_pretrained(tmp_path), ids), logits)
-    assert torch.equal(_logits(quantload.load_model(tmp_path), ids), logits)
+    assert same(load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors"))
+    assert torch.equal(logits_of(AutoModelForCausalLM.from_pretrained(tmp_path), ids), logits)
+    assert torch.equal(logits_of(quantload.load_model(tmp_path), ids), logits)
 
 
 @each_method
@@ -84,16 +71,16 @@ def test_dequantize_gives_the_float_model(
     method: str, packed: Callable[[str], Path], ids: Tensor, tmp_path: Path
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(packed(method))
-    logits = _logits(model, ids)
+    logits = logits_of(model, ids)
     floated = model.dequantize()
     assert not floated.is_quantized
     assert not hasattr(floated, "hf_quantizer")
     assert not hasattr(floated.config, "quantization_config")
     assert type(floated.model.layers[0].mlp.up_proj) is nn.Linear
-    assert torch.allclose(_logits(floated, ids), logits, atol=1e-2)
+    assert torch.allclose(logits_of(floated, ids), logits, atol=1e-2)
     floated.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert torch.equal(_logits(again, ids), _logits(floated, ids))
+    assert torch.equal(logits_of(again, ids), logits_of(floated, ids))
 
 
 @each_method
@@ -105,7 +92,7 @@ def test_the_dtype_is_that_of_what_stays_float(
     direct = quantload.load_model(packed(method), dtype=dtype)
     assert model.dtype == direct.dtype
     assert model.get_memory_footprint() == direct.get_memory_footprint()
-    assert torch.equal(_logits(model, ids), _logits(direct, ids))
+    assert torch.equal(logits_of(model, ids), logits_of(direct, ids))
 
 
 PLACES: dict[str, dict[str, Any]] = {
@@ -147,10 +134,12 @@ def test_device_maps_and_offload(
         assert any(name.startswith("model.layers.") and ".weight." in name for name in away)
         assert "disk" in model.hf_device_map.values()
         reference = quantload.load_model(packed(method), kernel="reference")
-        assert torch.allclose(_logits(model, ids), _logits(reference, ids), atol=1e-5)
+        assert torch.allclose(logits_of(model, ids), logits_of(reference, ids), atol=1e-5)
     else:
         assert not away
-        assert torch.equal(_logits(model, ids), _logits(quantload.load_model(packed(method)), ids))
+        assert torch.equal(
+            logits_of(model, ids), logits_of(quantload.load_model(packed(method)), ids)
+        )
     model.save_pretrained(tmp_path / "saved")
     saved = load_file(tmp_path / "saved" / "model.safetensors")
-    assert _same(saved, load_file(packed(method) / "model.safetensors"))
+    assert same(saved, load_file(packed(method) / "model.safetensors"))

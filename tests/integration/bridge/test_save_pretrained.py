@@ -8,10 +8,12 @@ import pickle
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from methods import METHODS
+import transformers
+from methods import METHODS, TINY, same
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -42,9 +44,72 @@ def test_options_are_followed_or_refused(packed: Callable[[str], Path], tmp_path
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
     model.save_pretrained(tmp_path / "other", is_main_process=False)
     assert not (tmp_path / "other").exists()
-    for options in ({"state_dict": {"x": torch.ones(1)}}, {"push_to_hub": True}, {"variant": "a"}):
+    for options in ({"push_to_hub": True}, {"variant": "a"}):
         with pytest.raises(quantload.UnsupportedOperationError, match=next(iter(options))):
             model.save_pretrained(tmp_path / "other", **options)
+
+
+LOADERS: dict[str, Callable[[Path], Any]] = {
+    "bridge": AutoModelForCausalLM.from_pretrained,
+    "load_model": quantload.load_model,
+}
+each_loader = pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
+
+
+@each_loader
+@pytest.mark.parametrize("method", METHODS)
+def test_a_state_dict_of_the_model_is_what_is_written(
+    method: str, load: Callable[[Path], Any], packed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load(packed(method))
+    held = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.save_pretrained(tmp_path / "same", state_dict=held)
+    stored = load_file(packed(method) / "model.safetensors")
+    assert same(load_file(tmp_path / "same" / "model.safetensors"), stored)
+
+    other = load(packed(method))
+    for name, tensor in held.items():
+        if name.endswith("norm.weight") or name.startswith("model.layers.1.mlp.up_proj.weight."):
+            held[name] = tensor.flip(0)
+    other.load_state_dict(held)
+    other.save_pretrained(tmp_path / "loaded")
+    model.save_pretrained(tmp_path / "given", state_dict=held)
+    given = load_file(tmp_path / "given" / "model.safetensors")
+    assert same(given, load_file(tmp_path / "loaded" / "model.safetensors"))
+    assert not same(given, stored)
+    model.save_pretrained(tmp_path / "after")  # the model was given its own back
+    assert same(load_file(tmp_path / "after" / "model.safetensors"), stored)
+
+
+@each_loader
+def test_a_state_dict_of_something_else_is_refused(
+    load: Callable[[Path], Any], packed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load(packed("gptq"))
+    held = model.state_dict()
+    part = {name: tensor for name, tensor in held.items() if "norm" in name}
+    small = {**held, "model.norm.weight": torch.ones(3)}
+    named = load_file(packed("gptq") / "model.safetensors")
+    for wrong, told in (
+        (part, r"missing: model\.embed_tokens\.weight"),
+        (small, r"model\.norm\.weight: expected \[128\].*found \[3\]"),
+        (named, r"unknown: .*qweight"),
+    ):
+        with pytest.raises(quantload.UnsupportedOperationError, match=told):
+            model.save_pretrained(tmp_path / "other", state_dict=wrong)
+
+
+def test_one_name_of_what_is_tied_is_enough(tmp_path: Path) -> None:
+    config = transformers.LlamaConfig(**TINY, tie_word_embeddings=True)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "float")
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "float", quantization_config=METHODS["int8"]
+    )
+    held = {n: t for n, t in model.state_dict().items() if not n.startswith("lm_head.")}
+    model.save_pretrained(tmp_path / "given", state_dict=held)
+    model.save_pretrained(tmp_path / "plain")
+    given, plain = (load_file(tmp_path / f / "model.safetensors") for f in ("given", "plain"))
+    assert same(given, plain)
 
 
 def test_a_copy_saves_itself(packed: Callable[[str], Path], tmp_path: Path) -> None:

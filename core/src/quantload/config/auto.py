@@ -15,7 +15,7 @@ from quantload.errors import CheckpointError, ConfigError, UnknownMethodError
 from quantload.registry import Resolved, registry
 from quantload.registry.known import known_distribution
 from quantload.registry.policy import permitted
-from quantload.registry.records import CONFIG_KEYS
+from quantload.registry.records import CONFIG_KEYS, method_key
 from quantload.verdict import Verdict
 
 FETCHING = frozenset({"revision", "subfolder", "token", "cache_dir", "local_files_only"})
@@ -96,6 +96,21 @@ def _no_method(raw: Mapping[str, Any]) -> str:
         f"the quantization config has no quant_method and no installed plugin owns its keys "
         f"({keys}){hint}"
     )
+
+
+def _completed(raw: Mapping[str, Any], stored: QuantizationConfig) -> dict[str, Any]:
+    """A dict that goes with a checkpoint, with the method and the fields that it left out."""
+    found, fields = dict(raw), stored.stored_values()
+    if "quant_method" not in found and found.keys() <= fields.keys():
+        found["quant_method"] = stored.quant_method
+    if method_key(method_of(found)) != method_key(stored.quant_method):
+        return found
+    try:
+        stored.from_dict(found)
+    except ConfigError:  # too little is said, or something wrong, which is wrong below, too
+        said = stored.normalize(dict(plain(found)))
+        return {**{n: v for n, v in stored.to_dict().items() if n not in said}, **found}
+    return found
 
 
 def resolve_config(
@@ -179,16 +194,20 @@ class AutoQuantizationConfig:
 
         Args:
             quantization_config: what the checkpoint carries.
-            quantization_config_from_args: what the caller passed, if anything.
+            quantization_config_from_args: what the caller passed, if anything. A dict may
+                leave out all that the checkpoint says.
             provider: the distribution to take where several provide the method.
 
         Raises:
             ConfigError: the caller's contradicts what describes the bytes.
         """
         stored = cls.from_dict(quantization_config, provider=provider)
-        if quantization_config_from_args is None:
+        passed_on = quantization_config_from_args
+        if passed_on is None:
             return stored
-        _, passed, explicit = resolve_config(quantization_config_from_args, provider)
+        if isinstance(passed_on, Mapping):
+            passed_on = _completed(passed_on, stored)
+        _, passed, explicit = resolve_config(passed_on, provider)
         return merge(stored, passed, explicit)
 
     @staticmethod

@@ -109,7 +109,7 @@ class PackedWeight(nn.Module):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """`F.linear(x, weight, bias)`, for modules that multiply with their weight in this way.
+        """`F.linear(x, weight, bias)` and `weight @ x`, for modules that multiply in these ways.
 
         Raises:
             UnsupportedOperationError: it was given to any other function of torch.
@@ -119,6 +119,9 @@ class PackedWeight(nn.Module):
             if isinstance(weight, PackedWeight) and isinstance(x, Tensor):
                 y = weight(x)
                 return y if bias is None else y + bias
+        if func in _TIMES and len(args) == 2 and args[0].dim() > 1:
+            x, weight = args  # as `x.__rmatmul__(weight)`
+            return weight(x.mT).mT
         raise UnsupportedOperationError(
             f"torch's {getattr(func, '__name__', func)} cannot take a {cls.__name__}: its storage "
             f"is packed; call the weight, or use .dequantize() for a float copy"
@@ -361,6 +364,9 @@ class PackedWeight(nn.Module):
                 f"cannot {verb} a {type(self).__name__} on the meta device: its bytes are not "
                 f"loaded, or are offloaded; call the module that hosts it"
             )
+
+
+_TIMES = (Tensor.__rmatmul__,)
 
 
 def _linear_arguments(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from quantload.errors import UnsupportedOperationError
 from quantload.integrations.transformers.bridge import is_enabled
+from quantload.loading.given import holding
 
-_UNWANTED = ("state_dict", "push_to_hub", "variant")
+_UNWANTED = ("push_to_hub", "variant")
 SHARD_SIZE = "50GB"
 """What `transformers` takes where the caller says nothing."""
 
@@ -31,6 +34,7 @@ class SavePretrained:
         self,
         save_directory: str | os.PathLike[str],
         is_main_process: bool = True,
+        state_dict: Mapping[str, Any] | None = None,
         *,
         max_shard_size: int | str = SHARD_SIZE,
         **kwargs: Any,
@@ -40,12 +44,13 @@ class SavePretrained:
         Args:
             save_directory: the folder.
             is_main_process: False writes nothing.
+            state_dict: tensors to write in the place of the model's, all of them; see `holding`.
             max_shard_size: bytes of one file, a number or text like "4GB".
             **kwargs: others that `transformers` takes; those that would change what is
                 written are refused.
 
         Raises:
-            UnsupportedOperationError: the bridge is off, or see `save_model`.
+            UnsupportedOperationError: the bridge is off, or see `save_model` and `holding`.
         """
         if not is_enabled():
             raise UnsupportedOperationError(
@@ -62,7 +67,9 @@ class SavePretrained:
         if is_main_process:
             from quantload.loading import save_model
 
-            save_model(self._alive(), save_directory, max_shard_size=max_shard_size)
+            model = self._alive()
+            with nullcontext() if state_dict is None else holding(model, state_dict):
+                save_model(model, save_directory, max_shard_size=max_shard_size)
 
     def _alive(self) -> Any:
         model = self._model()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantload.errors import MissingRequirementError
-from quantload.integrations.transformers.bridge import checking, onefile, resolving
+from quantload.integrations.transformers.bridge import checking, onefile, resolving, writing
 from quantload.integrations.transformers.bridge.choice import Choice
 from quantload.registry import registry
 
@@ -105,6 +105,13 @@ PATCHES = (
         "log_state_dict_report",
         "names tensor and file where something does not fit, where the original points at the log",
         checking.report_differences,
+        _plain,
+    ),
+    Patch(
+        "transformers.modeling_utils",
+        "PreTrainedModel.save_pretrained",
+        "writes `state_dict=` of a packed model, where the original drops it",
+        writing.save_pretrained,
         _plain,
     ),
     Patch(
