@@ -30,7 +30,6 @@ KINDS = (
     ("few", True),
     ("many", False),
     ("decoded", False),
-    ("hopper", False),
     ("warpgroups", False),
 )
 WARPGROUPS = (

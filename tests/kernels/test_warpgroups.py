@@ -75,9 +75,10 @@ def product(arranged, sizes, order=None, parts=1, rest=False):
 def test_warpgroups_that_share_the_work_give_the_same(
     kernel, rows, shape, options, sizes, monkeypatch
 ):
-    from quantload_kernels_triton import splitting
+    from quantload_kernels_triton import splitting, warpgroups
 
     monkeypatch.setattr(splitting, "PROCESSORS", 2)
+    monkeypatch.setattr(warpgroups, "PROCESSORS", 2)
     weight, matrix = on_cuda(kernel, 4, *shape, 64, **options)
     arranged = of_warpgroups(weight)
     x = activations(rows, weight)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import triton.language as tl
 from torch import Tensor
 
-from quantload_kernels_triton import hopper, warpgroups
+from quantload_kernels_triton import warpgroups
 from quantload_kernels_triton.availability import capability
 from quantload_kernels_triton.geometry import Geometry
 from quantload_kernels_triton.jit.decoded import decoded
@@ -84,8 +84,6 @@ def plan_of(rows: int, weight: Arranged, dtype: torch.dtype = torch.float16) -> 
     device = weight.words.device
     found = capability(device) if device.type == "cuda" else (8, 0)
     able = set()
-    if rows > MOST_FEW and hopper.suits(weight, dtype):
-        able.add("hopper")
     if rows > MOST_FEW and not weight.table and suits(weight, dtype):  # tables were not timed
         able.add("warpgroups")
     return plan_for(family(found), weight.geometry, weight.run, rows, frozenset(able))
@@ -105,8 +103,6 @@ def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None 
         x = _gathered(x, order)
         if plan.kernel == "decoded":
             return F.linear(x, decode(weight, x.dtype, plan))
-        if plan.kernel == "hopper":
-            return hopper.product(x, weight, plan)
         if plan.kernel == "warpgroups":
             return _warpgroups(x, weight, plan)
         return _many(x, weight, plan)

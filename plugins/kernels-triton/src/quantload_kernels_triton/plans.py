@@ -17,7 +17,7 @@ from importlib.resources import files
 from quantload.errors import UnsupportedOperationError
 from quantload_kernels_triton.geometry import Geometry
 
-ON_HOPPER = frozenset({"hopper", "warpgroups"})
+ON_HOPPER = frozenset({"warpgroups"})
 """Kernels that not every device and weight can have."""
 
 MOST_FEW = 32
@@ -44,19 +44,18 @@ class Plan:
     """Sizes for one launch.
 
     Attributes:
-        kernel: "few", "many", "decoded", "hopper" or "warpgroups".
-        tiles: tiles of 16 rows of the weight, of a program ("few", "hopper") or a warp.
+        kernel: "few", "many", "decoded" or "warpgroups".
+        tiles: tiles of 16 rows of the weight, of a program ("few") or a warp.
         units: units of columns that a warp takes at once.
         warps: warps of a program.
         ahead: how many times `units` are loaded ("few") or multiplied ("many") before the
             warps of a program wait for each other.
         packed: whether "few" first brings the activations into the order of its operand.
-        rows: rows of activations of a program of "many", "hopper" or "warpgroups".
+        rows: rows of activations of a program of "many" or "warpgroups".
         stages: depth of its pipeline.
         parts: into how many parts it splits the columns.
-        rest: whether "hopper" and "warpgroups" split only the tiles that are too few to give
-            every processor one.
-        makers: how many groups of four warps decode, in "hopper".
+        rest: whether "warpgroups" splits only the tiles that are too few to give every processor
+            one.
         stack: warpgroups of a program of "warpgroups" that stand one below the other.
         ways: warpgroups that share the columns of one of these.
     """
@@ -71,7 +70,6 @@ class Plan:
     stages: int = 3
     parts: int = 1
     rest: bool = False
-    makers: int = 1
     stack: int = 2
     ways: int = 1
 
@@ -164,8 +162,7 @@ def spread(plan: Plan, listed: tuple[int, int], rows: int, geometry: Geometry) -
 
 def programs(plan: Plan, rows: int, out: int) -> int:
     """How many programs of a kernel `ON_HOPPER` make a product, but for its parts."""
-    tall = 16 * plan.tiles if plan.kernel == "hopper" else 64 * plan.stack
-    return -(-rows // plan.rows) * -(-out // tall)
+    return -(-rows // plan.rows) * -(-out // (64 * plan.stack))
 
 
 def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:

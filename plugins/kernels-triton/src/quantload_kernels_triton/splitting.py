@@ -11,11 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantload_kernels_triton.jit.add_tiles import add_tiles
-from quantload_kernels_triton.launching import launch_options, overlaps
 from quantload_kernels_triton.plans import PROCESSORS
-
-_ADDED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Split:
         across: tiles beside each other.
         whole: tiles that one program makes each; they come first.
         rest: the other tiles.
-        parts: programs of each of those.
+        parts: those of each of the others.
         each: steps of a part.
     """
 
@@ -41,8 +37,8 @@ class Split:
     each: int
 
     @property
-    def programs(self) -> int:
-        """How many programs there are."""
+    def shares(self) -> int:
+        """How many whole tiles and parts there are."""
         return self.whole + self.rest * self.parts
 
     def room(self, y: Tensor) -> Tensor:
@@ -53,32 +49,11 @@ class Split:
         return torch.empty(size, dtype=torch.float32, device=y.device)
 
     def flags(self, y: Tensor, blocks: int) -> Tensor:
-        """A flag for each of the `blocks` of each part; see `jit.warpgroups.share.gather`."""
+        """A flag for each of the `blocks` of each part; see `jit.warpgroups.sums.gather`."""
         if not self.rest:
             return y
         size = (self.rest, self.parts, blocks)
         return torch.empty(size, dtype=torch.int64, device=y.device)
-
-    def add(self, room: Tensor, y: Tensor) -> Tensor:
-        """`y`, with the tiles that were split."""
-        if self.rest:
-            overlap = overlaps(y.device)
-            add_tiles[(self.rest, self.rows * self.tall // _ADDED_AT_ONCE)](
-                room,
-                y,
-                y.shape[0],
-                y.shape[1],
-                self.whole,
-                self.across,
-                COUNT=self.parts,
-                ROWS=self.rows,
-                TALL=self.tall,
-                BLOCK=_ADDED_AT_ONCE,
-                OVERLAP=overlap,
-                num_warps=4,
-                **launch_options(overlap),
-            )
-        return y
 
 
 def split_of(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quantload_kernels_triton.availability import capability, interpreting, version
+from quantload_kernels_triton.plans import PROCESSORS
 from quantload_kernels_triton.splitting import split_of
 
 OLDEST = (3, 6)
@@ -26,7 +27,7 @@ REGISTERS = {1: 240, 2: 240, 3: 160, 4: 112}
 """Registers of a thread that multiplies, by how many warpgroups do."""
 
 MARKS = itertools.count(secrets.randbits(60) | 1 << 60)
-"""What flags become; see `jit.warpgroups.share.gather`. What memory happens to hold is not that."""
+"""What flags become; see `jit.warpgroups.sums.gather`. What memory happens to hold is not that."""
 
 AFFINE = ("quantload_kernels_triton.jit.warpgroups.affine", "affine_rows")
 BLOCKS = ("quantload_kernels_triton.blocks.jit.warpgroups", "blocks_rows")
@@ -112,7 +113,9 @@ def product(
     steps = shape[1] // COLUMNS
     split = split_of(sizes, (rows, shape[0]), steps, plan.parts, plan.rest)
     tile = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    _kernel(*kernel)[(split.programs,)](
+    shares = split.shares
+    programs = min(shares, PROCESSORS) if plan.ways == 1 else shares
+    _kernel(*kernel)[(programs,)](
         TensorDescriptor.from_tensor(x, [plan.rows, COLUMNS], tile),
         *tensors,
         y,
@@ -122,6 +125,7 @@ def product(
         shape[1],
         shape[0],
         *numbers,
+        shares,
         split.across,
         split.whole,
         split.parts,

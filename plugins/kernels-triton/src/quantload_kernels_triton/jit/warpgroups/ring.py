@@ -11,22 +11,30 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from quantload_kernels_triton.jit.warpgroups.shares import share_of
+
 copy_tile = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 
 
 @gluon.jit
-def bring(ring, x, token, begin, count, rounds, rows, STAGES: gl.constexpr):
-    """Activations into the ring, 64 columns a step; from step `count` on, zeros."""
+def bring(ring, x, work, TURN: gl.constexpr, SPLIT: gl.constexpr, STAGES: gl.constexpr):
+    """Activations of all shares into the ring, 64 columns a step, `TURN` steps or a multiple."""
     xs, brought, free = ring
     BYTES: gl.constexpr = xs.shape[1] * 64 * 2
-    for step in range(rounds):
-        slot = step % STAGES
-        mbarrier.wait(free.index(slot), (step // STAGES & 1) ^ 1)
-        mbarrier.expect(brought.index(slot), BYTES)
-        # Rows that are not there are zeros.
-        row = gl.where(step < count, token, rows)
-        copy_tile(x, [row, (begin + step) * 64], brought.index(slot), xs.index(slot))
+    shares, split, steps, rows = work
+    done = gl.program_id(0) * 0
+    for number in range(gl.program_id(0), shares, gl.num_programs(0)):
+        beside, down, part, begin, count = share_of(number, split, steps, SPLIT)
+        rounds = (count + TURN - 1) // TURN * TURN
+        for step in range(rounds):
+            slot = (done + step) % STAGES
+            mbarrier.wait(free.index(slot), ((done + step) // STAGES & 1) ^ 1)
+            mbarrier.expect(brought.index(slot), BYTES)
+            # Rows that are not there are zeros.
+            row = gl.where(step < count, beside * xs.shape[1], rows)
+            copy_tile(x, [row, (begin + step) * 64], brought.index(slot), xs.index(slot))
+        done += rounds
 
 
 @gluon.jit

@@ -1,4 +1,4 @@
-"""What a program does, a whole tile of the product or a part of one, and where that goes."""
+"""Where sums go: to the program that adds up a tile, and to y."""
 
 from __future__ import annotations
 
@@ -9,45 +9,21 @@ from quantload_kernels_triton.jit.warpgroups.ring import barrier
 
 
 @gluon.jit
-def share_of(across, whole, parts, steps, steps_each, SPLIT: gl.constexpr):
-    """The tile of a program, `(block of activations, block of the weight)`, and its steps.
-
-    The first `whole` programs make a tile each, `across` of which lie beside each other. With
-    `SPLIT`, of each tile after those `parts` programs make a run of `steps_each` steps.
-
-    Returns:
-        the two blocks, the part, its first step and how many there are.
-    """
-    tile = gl.program_id(0)
-    part = tile * 0
-    begin = tile * 0
-    count = steps + begin
-    if SPLIT:
-        behind = tile - whole
-        if behind >= 0:
-            tile = whole + behind // parts
-            part = behind % parts
-            begin = part * steps_each
-            count = gl.minimum(steps_each, steps - begin)
-    return tile % across, tile // across, part, begin, count
-
-
-@gluon.jit
-def gather(sums, gathered, whole, parts, part, BLOCK: gl.constexpr, BLOCKS: gl.constexpr):
+def gather(sums, gathered, number, split, part, BLOCK: gl.constexpr, BLOCKS: gl.constexpr):
     """Sums `[64, ROWS]` of block `BLOCK` of a tile of `BLOCKS`, with those of the other parts.
 
     Each block belongs to one of the parts, which waits for the others; these do not wait. The
-    programs of a tile follow each other, so where one of them runs, the others do or will.
+    shares of a tile follow each other, so where one of them is made, the others are or will be.
 
     Args:
         sums: those of this part.
-        gathered: `(room, flags, mark)`: float32, where sums of all programs behind the `whole`
+        gathered: `(room, flags, mark)`: float32, where sums of all shares behind the `whole`
             ones have room; int64, a flag for each block of those, which is not `mark`; and what
             it becomes when the block is there. Afterwards it is 0, so that a captured launch
             finds what it needs.
-        whole: see `share_of`.
-        parts: see `share_of`.
-        part: which one this is.
+        number: of the share.
+        split: see `share_of`.
+        part: which one of the tile this is.
         BLOCK: the block.
         BLOCKS: how many there are in a tile.
 
@@ -55,25 +31,26 @@ def gather(sums, gathered, whole, parts, part, BLOCK: gl.constexpr, BLOCKS: gl.c
         the sums, and whether they are complete and belong to this part.
     """
     room, flags, mark = gathered
+    across, whole, parts, steps_each = split
     SIZE: gl.constexpr = sums.shape[0] * sums.shape[1]
     down = gl.arange(0, sums.shape[0], gl.SliceLayout(1, sums.type.layout))
     beside = gl.arange(0, sums.shape[1], gl.SliceLayout(0, sums.type.layout))
     place = gl.expand_dims(down * sums.shape[1], 1) + gl.expand_dims(beside, 0)
-    mine = gl.program_id(0) - whole
+    mine = number - whole
     own = BLOCK % parts == part
     if own:
         for other in range(parts):
             if other != part:
-                number = (mine - part + other) * BLOCKS + BLOCK
-                while gl.atomic_add(flags + number, mark * 0, sem="acquire") != mark:
+                there = (mine - part + other) * BLOCKS + BLOCK
+                while gl.atomic_add(flags + there, mark * 0, sem="acquire") != mark:
                     pass
-                sums += gl.load(room + number.to(gl.int64) * SIZE + place)
-                gl.atomic_xchg(flags + number, mark * 0, sem="relaxed")
+                sums += gl.load(room + there.to(gl.int64) * SIZE + place)
+                gl.atomic_xchg(flags + there, mark * 0, sem="relaxed")
     else:
-        number = mine * BLOCKS + BLOCK
-        gl.store(room + number.to(gl.int64) * SIZE + place, sums)
+        here = mine * BLOCKS + BLOCK
+        gl.store(room + here.to(gl.int64) * SIZE + place, sums)
         barrier()
-        gl.atomic_xchg(flags + number, mark, sem="release")
+        gl.atomic_xchg(flags + here, mark, sem="release")
     return sums, own
 
 
