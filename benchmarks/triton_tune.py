@@ -4,7 +4,7 @@
 
 Every plan that may be fast is compiled, in many processes, checked against float32, and
 timed as in `triton_affine.py`; the best of each product is written as an entry of a table
-in the package's `tuning/`.
+in the package's `tuning/`, and what tiles of warpgroups take is printed, for the same table.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,10 @@ from _cuda import compile_all, dense_weights, microseconds, write
 from triton_affine import arguments_of, asked, error, random_weight, wanted, weights_of
 
 from quantload_kernels_triton import launch, warpgroups
+from quantload_kernels_triton.estimates import Tile, counts
 from quantload_kernels_triton.geometry import Geometry
-from quantload_kernels_triton.plans import PROCESSORS, Plan, fitted, programs
+from quantload_kernels_triton.plans import Plan, fitted
+from quantload_kernels_triton.splitting import PROCESSORS, STEP
 
 KINDS = (
     ("few", False),
@@ -47,6 +50,7 @@ WARPGROUPS = (
     {"stack": 1, "ways": 2, "rows": 256, "stages": 4},
 )
 """Sizes that fit the registers and the shared memory of Hopper."""
+SIZES = ("stack", "ways", "rows", "stages")
 
 
 def plans(rows: int, geometry: Geometry, run: int) -> Iterator[Plan]:
@@ -74,7 +78,7 @@ def plans(rows: int, geometry: Geometry, run: int) -> Iterator[Plan]:
     if rows >= 512:
         for tiles, unit, warps in ((1, 2, 4), (2, 2, 4), (1, 2, 8), (1, 1, 4)):
             found[Plan("decoded", tiles, unit, warps)] = None
-    if rows > 32 and run >= warpgroups.COLUMNS:
+    if rows > 32 and run >= STEP:
         found.update(dict.fromkeys(warpgroup_plans(rows, geometry)))
     yield from dict.fromkeys(fitted(plan, geometry, run) for plan in found)
 
@@ -85,7 +89,7 @@ def warpgroup_plans(rows: int, geometry: Geometry) -> Iterator[Plan]:
         return
     for sizes, parts in itertools.product(WARPGROUPS, range(1, 9)):
         plan = Plan("warpgroups", parts=parts, **sizes)
-        tiles = programs(plan, rows, geometry.rows)
+        tiles = -(-rows // plan.rows) * -(-geometry.rows // (64 * plan.stack))
         if plan.rows >= 2 * max(rows, 64) or tiles * parts < 48:
             continue
         if parts == 1 or tiles * parts <= 300:
@@ -183,9 +187,35 @@ def tune(arguments: argparse.Namespace) -> list[dict[str, object]]:
             print(f"{out}x{into} {rows:5d} {cublas:9.2f} cuBLAS", flush=True)
             entry = {"bits": arguments.bits, "rows": rows, "out": out, "in": into}
             measured.append({**entry, "us": round(times[best[0]], 2), "plan": vars(best[0])})
+    print(json.dumps({"tiles": tiles_of(log)}, indent=1))
     if arguments.log:
         arguments.log.write_text(json.dumps(log) + "\n", encoding="utf-8")
     return measured
+
+
+def tiles_of(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """What tiles of "warpgroups" take, fitted to all times: see `estimates.Tile`."""
+    found = []
+    for sizes in WARPGROUPS:
+        shape = Tile(**{"ways": 1, **sizes}, tile_us=0.0, step_us=0.0, part_us=0.0)
+        rows, times = [], []
+        for entry in log:
+            plan = entry.get("plan")
+            if not isinstance(plan, dict) or plan["kernel"] != "warpgroups":
+                continue
+            if all(plan[name] == getattr(shape, name) for name in SIZES):
+                product = (entry["rows"], entry["out"], entry["in"])
+                rows.append(counts(shape, *product, plan["parts"], plan["rest"]))
+                times.append(entry["us"])
+        if len(times) > 3:
+            measured = torch.tensor(times, dtype=torch.float64).unsqueeze(1)
+            relative = torch.tensor(rows, dtype=torch.float64) / measured
+            right = torch.ones_like(measured)
+            fitted_us = torch.linalg.lstsq(relative, right).solution.flatten().tolist()
+            names = ("tile_us", "step_us", "part_us")
+            taken = {name: round(us, 4) for name, us in zip(names, fitted_us, strict=True)}
+            found.append({**{name: getattr(shape, name) for name in SIZES}, **taken})
+    return found
 
 
 def short(plan: Plan) -> str:

@@ -77,8 +77,8 @@ def test_warpgroups_that_share_the_work_give_the_same(
 ):
     from quantload_kernels_triton import splitting, warpgroups
 
-    monkeypatch.setattr(splitting, "PROCESSORS", 2)
-    monkeypatch.setattr(warpgroups, "PROCESSORS", 2)
+    monkeypatch.setattr(splitting, "PROCESSORS", 8)
+    monkeypatch.setattr(warpgroups, "PROCESSORS", 8)
     weight, matrix = on_cuda(kernel, 4, *shape, 64, **options)
     arranged = of_warpgroups(weight)
     x = activations(rows, weight)

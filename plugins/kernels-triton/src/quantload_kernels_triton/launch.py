@@ -27,6 +27,7 @@ from quantload_kernels_triton.launching import (
     pack_activations,
 )
 from quantload_kernels_triton.plans import MOST_FEW, Plan, family, fitted, plan_for
+from quantload_kernels_triton.splitting import STEP
 
 WARPGROUPS = ("BITS", "GROUP", "RUN", "LISTED", "SYMMETRIC", "TABLE")
 """Settings that the kernel of warpgroups has, too."""
@@ -83,10 +84,10 @@ def plan_of(rows: int, weight: Arranged, dtype: torch.dtype = torch.float16) -> 
     """The plan for so many rows of activations of a dtype on the device of the weight."""
     device = weight.words.device
     found = capability(device) if device.type == "cuda" else (8, 0)
-    able = set()
-    if rows > MOST_FEW and not weight.table and suits(weight, dtype):  # tables were not timed
-        able.add("warpgroups")
-    return plan_for(family(found), weight.geometry, weight.run, rows, frozenset(able))
+    # Neither tables nor other widths were timed with warpgroups.
+    timed = rows > MOST_FEW and weight.bits == 4 and not weight.table
+    wide = timed and suits(weight, dtype)
+    return plan_for(family(found), weight.geometry, weight.run, rows, wide)
 
 
 def linear(x: Tensor, weight: Arranged, order: Tensor | None, plan: Plan | None = None) -> Tensor:
@@ -222,7 +223,7 @@ def _many(x: Tensor, weight: Arranged, plan: Plan) -> Tensor:
 def suits(weight: Arranged, dtype: torch.dtype) -> bool:
     """Whether warpgroups can multiply with a weight."""
     return (
-        weight.run >= warpgroups.COLUMNS
+        weight.run >= STEP
         and dtype in HALVES
         and _scaling(weight, dtype, many=True) != 2
         and warpgroups.able(weight.words.device, weight.in_features)

@@ -1,7 +1,8 @@
 """Which kernel runs a product, and with which sizes: looked up in tables of the package.
 
-A product is given the plan of the listed one that is most like it; nothing is tried out
-at run time. In `tuning/`, a plan with a time (`us`, microseconds) was the fastest that
+A product is given the plan of the listed one that is most like it, or where the kernel of
+warpgroups can run it, the tiles that `estimates` finds to be quicker; nothing is tried out at run
+time. In `tuning/`, a plan with a time (`us`, microseconds) was the fastest that
 `benchmarks/triton_tune.py` found; a plan without one was chosen by likeness to
 those and by what the compiler says of it, and never timed.
 """
@@ -13,30 +14,14 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from quantload.errors import UnsupportedOperationError
+from quantload_kernels_triton.estimates import Tile, quickest
 from quantload_kernels_triton.geometry import Geometry
-
-ON_HOPPER = frozenset({"warpgroups"})
-"""Kernels that not every device and weight can have."""
 
 MOST_FEW = 32
 """Rows up to which `few_rows` can be used."""
-
-PROCESSORS = 132
-"""How many programs of the kernels `ON_HOPPER` run at once, of which each has a processor alone."""
-
-STEP = 64
-"""Columns that those kernels multiply at once."""
-
-SHORTEST = 4
-"""Steps that are worth a part of their own."""
-
-GATHERING = 8
-"""Steps that take about as long as bringing the parts of a tile together; from times on an H200."""
-
-MOST_PARTS = 8
-"""Into how many parts tiles are split."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +61,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class Listed:
-    """A product, `rows` by `[out, into]`, and the plan for it."""
+    """A product, `rows` by `[out, into]`, the plan for it, and its microseconds, if known."""
 
     bits: int
     rows: int
     out: int
     into: int
     plan: Plan
+    us: float | None
+
+    def time(self, rows: int, out: int, into: int) -> float:
+        """About how long another product takes; not known to take any time where this is not."""
+        if self.us is None:
+            return math.inf
+        size = out * into / (self.out * self.into)
+        # Half of the time of a small product is not for its size.
+        return self.us * max(1.0, rows / self.rows) * (size if size > 1 else 0.55 + 0.45 * size)
 
 
 def family(capability: tuple[int, int]) -> str:
@@ -91,19 +85,36 @@ def family(capability: tuple[int, int]) -> str:
 
 
 @cache
+def _read(name: str) -> dict[str, list[dict[str, Any]]]:
+    text = files("quantload_kernels_triton").joinpath("tuning", f"{name}.json").read_text("utf-8")
+    found: dict[str, list[dict[str, Any]]] = json.loads(text)
+    return found
+
+
+@cache
 def table(name: str) -> tuple[Listed, ...]:
     """A table of the package."""
-    text = files("quantload_kernels_triton").joinpath("tuning", f"{name}.json").read_text("utf-8")
     return tuple(
-        Listed(entry["bits"], entry["rows"], entry["out"], entry["in"], Plan(**entry["plan"]))
-        for entry in json.loads(text)["plans"]
+        Listed(
+            entry["bits"],
+            entry["rows"],
+            entry["out"],
+            entry["in"],
+            Plan(**entry["plan"]),
+            entry.get("us"),
+        )
+        for entry in _read(name)["plans"]
     )
 
 
 @cache
-def plan_for(
-    name: str, geometry: Geometry, run: int, rows: int, able: frozenset[str] = frozenset()
-) -> Plan:
+def tiles(name: str) -> tuple[Tile, ...]:
+    """What the tiles of "warpgroups" take, by a table of the package."""
+    return tuple(Tile(**entry) for entry in _read(name).get("tiles", ()))
+
+
+@cache
+def plan_for(name: str, geometry: Geometry, run: int, rows: int, wide: bool = False) -> Plan:
     """The plan for a product.
 
     Args:
@@ -111,14 +122,9 @@ def plan_for(
         geometry: of the weight.
         run: columns that share a group.
         rows: rows of activations, at least 1.
-        able: which of the kernels `ON_HOPPER` can run it; their plans come first.
+        wide: whether "warpgroups" can run it. It does where it is estimated to be the quickest.
     """
-    entries = [
-        entry
-        for entry in table(name)
-        if entry.bits == geometry.bits
-        and (entry.plan.kernel not in ON_HOPPER or entry.plan.kernel in able)
-    ]
+    entries = [entry for entry in table(name) if entry.bits == geometry.bits]
     steps = sorted({entry.rows for entry in entries})
     if not steps:
         raise UnsupportedOperationError(f"no plans for {geometry.bits} bits in the table {name}")
@@ -126,43 +132,22 @@ def plan_for(
     shape = (geometry.rows, geometry.columns)
     nearest = min(
         (entry for entry in entries if entry.rows == step),
-        key=lambda entry: (
-            _distance(shape, (entry.out, entry.into)),
-            entry.plan.kernel not in ON_HOPPER,
-        ),
+        key=lambda entry: _distance(shape, (entry.out, entry.into)),
     )
-    plan = nearest.plan
-    if plan.kernel in ON_HOPPER:
-        plan = spread(plan, (nearest.rows, nearest.out), rows, geometry)
-    return fitted(plan, geometry, run)
-
-
-def spread(plan: Plan, listed: tuple[int, int], rows: int, geometry: Geometry) -> Plan:
-    """A plan of a kernel `ON_HOPPER`, its parts such that no processor has much more to do.
-
-    Args:
-        plan: what a product is listed with; if the one at hand has as many tiles, it stays.
-        listed: its rows of activations and those of its weight.
-        rows: rows of activations of the product at hand.
-        geometry: of its weight.
-    """
-    tiles = programs(plan, rows, geometry.rows)
-    if tiles == programs(plan, *listed):
-        return plan
-    steps = geometry.columns // STEP
-    behind = tiles % PROCESSORS
-
-    def time(parts: int) -> float:
-        """Of the tiles that are too few for all processors, in those of a whole tile."""
-        return -(-behind * parts // PROCESSORS) / parts + (parts > 1) * GATHERING / steps
-
-    most = max(1, min(MOST_PARTS, steps // SHORTEST))
-    return replace(plan, parts=min(range(1, most + 1), key=time), rest=True)
-
-
-def programs(plan: Plan, rows: int, out: int) -> int:
-    """How many programs of a kernel `ON_HOPPER` make a product, but for its parts."""
-    return -(-rows // plan.rows) * -(-out // (64 * plan.stack))
+    if wide and tiles(name):
+        best = quickest(tiles(name), rows, *shape)
+        if best.us < nearest.time(rows, *shape):
+            tile = best.tile
+            return Plan(
+                "warpgroups",
+                rows=tile.rows,
+                stages=tile.stages,
+                parts=best.parts,
+                rest=best.rest,
+                stack=tile.stack,
+                ways=tile.ways,
+            )
+    return fitted(nearest.plan, geometry, run)
 
 
 def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:
@@ -171,7 +156,7 @@ def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:
 
 def fitted(plan: Plan, geometry: Geometry, run: int) -> Plan:
     """A plan made possible for a weight."""
-    if plan.kernel in ON_HOPPER:
+    if plan.kernel == "warpgroups":
         return plan
     units = plan.units if run >= plan.units * geometry.unit else 1
     plan = replace(plan, units=units)

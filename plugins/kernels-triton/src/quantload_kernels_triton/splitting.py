@@ -11,7 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantload_kernels_triton.plans import PROCESSORS
+PROCESSORS = 132
+"""How many programs run at once, of which each has a processor alone."""
+
+STEP = 64
+"""Columns that are multiplied at once."""
+
+SHORTEST = 4
+"""Steps that are worth a part of their own."""
+
+MOST_PARTS = 8
+"""Into how many parts tiles are split. More programs than twice as many must run, for parts of a
+tile wait for each other; see `jit.warpgroups.sums.gather`."""
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,11 @@ import torch
 from torch import Tensor
 
 from quantload_kernels_triton.availability import capability, interpreting, version
-from quantload_kernels_triton.plans import PROCESSORS
-from quantload_kernels_triton.splitting import split_of
+from quantload_kernels_triton.splitting import PROCESSORS, STEP, split_of
 
 OLDEST = (3, 6)
 NEWEST = (3, 6)
 """Versions of triton with which they were tested; their language is not stable yet."""
-
-COLUMNS = 64
-"""Columns of a step."""
 
 REGISTERS = {1: 240, 2: 240, 3: 160, 4: 112}
 """Registers of a thread that multiplies, by how many warpgroups do."""
@@ -75,7 +71,7 @@ def _kernel(module: str, name: str) -> Any:
 def able(device: torch.device, columns: int) -> bool:
     """Whether the kernels run on a device, with weights of so many columns."""
     return (
-        columns % COLUMNS == 0
+        columns % STEP == 0
         and device.type == "cuda"
         and capability(device)[0] == 9
         and _kernel(*AFFINE) is not None
@@ -110,13 +106,13 @@ def product(
         x = x.clone(memory_format=torch.contiguous_format)
     y = x.new_empty((rows, shape[0]))
     sizes = (plan.rows, 64 * plan.stack)
-    steps = shape[1] // COLUMNS
+    steps = shape[1] // STEP
     split = split_of(sizes, (rows, shape[0]), steps, plan.parts, plan.rest)
     tile = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     shares = split.shares
     programs = min(shares, PROCESSORS) if plan.ways == 1 else shares
     _kernel(*kernel)[(programs,)](
-        TensorDescriptor.from_tensor(x, [plan.rows, COLUMNS], tile),
+        TensorDescriptor.from_tensor(x, [plan.rows, STEP], tile),
         *tensors,
         y,
         split.room(y),
