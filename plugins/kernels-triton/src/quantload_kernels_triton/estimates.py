@@ -2,9 +2,10 @@
 
 A program takes a time for each tile, one for each step of 64 columns, and where a tile is split,
 one for every part that is added; programs run one for each processor. These three were
-fitted to the times that `benchmarks/triton_tune.py` measured, and stand in `tuning/`. In the 30
-products that were timed on an H200, the tiles that are the quickest by this estimate were
-the quickest, or took 3 % longer.
+fitted to 1008 times of 30 products that `benchmarks/triton_tune.py` would try, on an H200, and
+stand in `tuning/`; those of the largest tiles are of a later run, since which programs take turns.
+By this fit, the tiles chosen took 3 % more than the quickest at most. Between the shapes and rows
+that were timed it is less sure: tiles that are not full cost as much as full ones.
 """
 
 from __future__ import annotations
