@@ -171,7 +171,7 @@ def test_a_bias_of_the_adapter_goes_where_the_layer_has_one(merging: None) -> No
     spec = quantizer.targets(net) or {"0": quantload.plugin.ModuleSpec("0", shape=(32, 64))}
     quantizer.preprocess_model(net, specs=spec)
     net[0].weight = quantizer.quantize(spec["0"], state["0.weight"])
-    net[0].bias = torch.nn.Parameter(state["0.bias"])
+    net[0].bias = torch.nn.Parameter(state["0.bias"].clone())
     model = peft.get_peft_model(net, peft.LoraConfig(target_modules=["0"], lora_bias=True))
     layer = model.base_model.model[0]
     with torch.no_grad():
@@ -219,13 +219,16 @@ def test_where_the_method_cannot_pack_anew_it_is_refused_before_anything_is_merg
     assert not base.model.layers[0].self_attn.q_proj.merged
 
 
-def test_what_adds_to_the_weight_in_another_way_is_refused(
+def test_what_peft_cannot_merge_at_all_changes_nothing(
     folder_of: Callable[[str], Path], merging: None
 ) -> None:
     base = quantload.load_model(folder_of("int8"), dtype=torch.float32)
     model = with_adapter(base, alora_invocation_tokens=[1, 2])
-    with pytest.raises(UnsupportedOperationError, match="ALoraLinearVariant cannot be merged"):
+    before = bytes_of(base)
+    with pytest.raises(NotImplementedError, match="aLoRA does not support merging"):
         model.merge_adapter()
+    assert same(bytes_of(base), before)
+    assert not base.model.layers[0].self_attn.q_proj.merged
 
 
 def test_an_adapter_that_is_broken_is_not_merged(

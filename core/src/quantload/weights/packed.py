@@ -286,9 +286,9 @@ class PackedWeight(nn.Module):
     def data(self) -> Tensor:
         """Refused: the bytes are not the numbers. Use `dequantize()`."""
         raise UnsupportedOperationError(
-            f"a {type(self).__name__} has no .data: its storage is packed; "
-            f"use .dequantize() for a float copy (PEFT can merge adapters into packed weights "
-            f"after quantload.enable_peft())"
+            f"a packed weight ({type(self).__name__}) has no .data: use .dequantize() for a float "
+            f"copy (PEFT can merge adapters into packed weights, and start them from there, after "
+            f"quantload.enable_peft())"
         )
 
     def dim(self) -> int:

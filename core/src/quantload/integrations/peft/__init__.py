@@ -1,9 +1,9 @@
 """Adapters of PEFT on packed weights: attached as on any layer, merged by packing anew.
 
 PEFT takes a host for the `nn.Linear` or `nn.Embedding` it is, so training, saving and
-loading adapters need nothing of this. Merging does: PEFT adds to `weight.data`, which a
-packed weight does not have. `enable_peft` replaces one method of PEFT by one that lets
-the layers over packed weights merge in their own way (see `layers`).
+loading adapters need nothing of this. What reads or writes the numbers of a weight does:
+merging, and adapters that start from the weight (DoRA, PiSSA, OLoRA). `enable_peft`
+replaces the few functions of PEFT that do so, see `_replacements`.
 
 Written against PEFT 0.19 to 0.21; `_check_merge_allowed` is called there before
 anything is merged, in `merge_adapter` and in `merge_and_unload`.
@@ -11,6 +11,8 @@ anything is merged, in `merge_adapter` and in `merge_and_unload`.
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,24 +21,32 @@ from quantload.errors import MissingRequirementError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_HOOK = "_check_merge_allowed"
+_CHECK = "_check_merge_allowed"
+_TUNERS = ("peft.tuners.tuners_utils.BaseTuner", "peft.tuners.lora.model.LoraModel")
+_MORE_TUNERS = ("peft.tuners.oft.model.OFTModel",)
+_STARTS = ("pissa_init", "olora_init", "corda_init", "mica_init", "lora_ga_init")
+_DEQUANTIZE = "dequantize_module_weight"
+_USERS = ("peft.utils.integrations", *(f"peft.tuners.lora.{m}" for m in ("dora", "layer")))
+_MORE_USERS = ("peft.tuners.lora.variants",)
+
+_MARK = "_quantload_original"
 
 
 class PeftIntegration:
     """What `enable_peft` changed; as a context manager it takes the change back.
 
     Args:
-        owner: the class of PEFT whose method was replaced.
-        original: the method.
-        fresh: whether this call replaced it, and not an earlier one.
+        originals: owner, name and what was there of each attribute that was replaced.
+        fresh: whether this call replaced them, and not an earlier one.
     """
 
-    def __init__(self, owner: type, original: Any, fresh: bool) -> None:
-        self._owner, self._original, self._fresh = owner, original, fresh
+    def __init__(self, originals: list[tuple[Any, str, Any]], fresh: bool) -> None:
+        self._originals, self._fresh = originals, fresh
 
     def undo(self) -> None:
-        """Put PEFT's own method back."""
-        setattr(self._owner, _HOOK, self._original)
+        """Put PEFT's own functions back."""
+        for owner, name, original in self._originals:
+            setattr(owner, name, original)
 
     def __enter__(self) -> Self:
         return self
@@ -52,37 +62,84 @@ class PeftIntegration:
 
 
 def enable_peft() -> PeftIntegration:
-    """Let PEFT merge LoRA adapters into packed weights, and take them out again.
+    """Let PEFT merge adapters into packed weights, take them out again, and start from them.
 
-    `merge_adapter` and `merge_and_unload` then dequantize each layer, add its adapters in
+    `merge_adapter` and `merge_and_unload` then dequantize each layer, have PEFT merge into
     float32, and pack the sum as the layer was packed; `unmerge_adapter` puts the very
-    weight back that was there. Models that have adapters already are served as well.
-    Calling it again changes nothing; in a `with` statement it ends with the block.
+    weight back that was there. DoRA computes with dequantized weights; PiSSA and OLoRA
+    leave the rest of the weight packed. Models that have adapters already are served as
+    well. Calling it again changes nothing; in a `with` statement it ends with the block.
 
     Raises:
-        MissingRequirementError: PEFT is not installed, or has no such method.
+        MissingRequirementError: PEFT is not installed, or lacks what is replaced.
     """
     try:
-        from peft.tuners.lora.model import LoraModel
+        import peft
     except ImportError as error:
         raise MissingRequirementError(
             f"enable_peft needs PEFT, which cannot be imported ({error}); try: pip install peft"
         ) from error
-    from quantload.integrations.peft.layers import prepare_merge
+    places = list(_replacements(peft))
+    marked = [getattr(vars(owner)[name], _MARK, None) for owner, name, _ in places]
+    if any(marked):
+        earlier = zip(places, marked, strict=True)
+        return PeftIntegration([(o, n, was) for (o, n, _), was in earlier if was], fresh=False)
+    originals = [(owner, name, vars(owner)[name]) for owner, name, _ in places]
+    for (owner, name, made), (_, _, original) in zip(places, originals, strict=True):
+        replacement = made(original)
+        setattr(replacement, _MARK, original)
+        setattr(owner, name, replacement)
+    return PeftIntegration(originals, fresh=True)
 
-    original = vars(LoraModel).get(_HOOK)
-    if original is None:
+
+def _replacements(peft: Any) -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
+    """Owner, name, and what makes the replacement, of every function of PEFT that is replaced.
+
+    Raises:
+        MissingRequirementError: one that every release has is not there.
+    """
+    from peft.tuners.lora.layer import LoraLayer
+
+    from quantload.integrations.peft.layers import prepare_merge
+    from quantload.integrations.peft.starting import dequantized, starting
+
+    def checked(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def _check_merge_allowed(self: Any) -> None:
+            prepare_merge(self, original)
+
+        return _check_merge_allowed
+
+    for path in (*_TUNERS, *_MORE_TUNERS):
+        module, _, name = path.rpartition(".")
+        owner = _found(module, name, needed=path in _TUNERS)
+        if owner is not None and (_CHECK in vars(owner) or path in _TUNERS):
+            _demand(peft, owner, _CHECK)
+            yield owner, _CHECK, checked
+    for path in (*_USERS, *_MORE_USERS):
+        module, _, name = path.rpartition(".")
+        owner = _found(module, name, needed=path in _USERS)
+        if owner is not None and (_DEQUANTIZE in vars(owner) or path in _USERS):
+            _demand(peft, owner, _DEQUANTIZE)
+            yield owner, _DEQUANTIZE, dequantized
+    for name in _STARTS:
+        if name in vars(LoraLayer):
+            yield LoraLayer, name, starting
+
+
+def _found(module: str, name: str, needed: bool) -> Any:
+    try:
+        owner = importlib.import_module(module)
+        found = vars(owner).get(name)
+        return importlib.import_module(f"{module}.{name}") if found is None else found
+    except ImportError:
+        if needed:
+            raise
+        return None
+
+
+def _demand(peft: Any, owner: Any, name: str) -> None:
+    if name not in vars(owner):
         raise MissingRequirementError(
-            f"this release of PEFT has no LoraModel.{_HOOK}, which enable_peft replaces; "
+            f"PEFT {peft.__version__} has no {owner.__name__}.{name}, which enable_peft replaces; "
             f"try: pip install 'peft>=0.19'"
         )
-    earlier = getattr(original, "_quantload_original", None)
-    if earlier is not None:
-        return PeftIntegration(LoraModel, earlier, fresh=False)
-
-    def _check_merge_allowed(self: Any) -> None:
-        prepare_merge(self, original)
-
-    _check_merge_allowed._quantload_original = original  # type: ignore[attr-defined]  # a mark
-    setattr(LoraModel, _HOOK, _check_merge_allowed)
-    return PeftIntegration(LoraModel, original, fresh=True)

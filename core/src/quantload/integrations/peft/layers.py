@@ -1,21 +1,20 @@
-"""LoRA layers that merge into a packed weight by packing the sum."""
+"""Adapters that merge into a packed weight by packing what PEFT makes of its numbers."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Embedding, Linear
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
 
 from quantload.errors import UnsupportedOperationError
 from quantload.modules import QuantizedEmbedding, QuantizedLinear
 from quantload.weights.packed import PackedWeight
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 _OUT = "keep the adapter apart, or call quantload.dequantize(model) first and merge into floats"
 
@@ -23,8 +22,9 @@ _OUT = "keep the adapter apart, or call quantload.dequantize(model) first and me
 class _Packing:
     """`merge` and `unmerge` for a layer over a packed weight; over a float one, PEFT's own.
 
-    The weight that was there before the first merge is kept until it is put back, or the
-    layer is gone (`merge_and_unload`).
+    PEFT merges into a float32 copy, whatever the kind of adapter, and the sum is packed. The
+    weight that was there before the first merge is kept until it is put back, or the layer
+    is gone (`merge_and_unload`).
     """
 
     _before: tuple[PackedWeight, Tensor | None] | None = None
@@ -35,34 +35,29 @@ class _Packing:
         if not isinstance(host.weight, PackedWeight):
             super().merge(safe_merge, adapter_names)  # type: ignore[misc]  # PEFT's, behind it
             return
-        names = [
-            name
-            for name in check_adapters_to_merge(self, adapter_names)
-            if name in self.lora_A or name in self.lora_embedding_A
-        ]
-        if not names:
-            return
-        weight = host.weight
-        matrix = weight.dequantize(torch.float32)
-        bias = None
-        for name in names:
-            matrix += self.get_delta_weight(name).to(matrix)
-            if self.lora_bias[name]:
-                bias = host.bias.detach().clone() if bias is None else bias
-                bias += (self.lora_B[name].bias * self.scaling[name]).to(bias)
-        if not torch.isfinite(matrix).all():
-            raise UnsupportedOperationError(
-                f"{host.origin.spec.name}: merged with {', '.join(names)}, the weight is not "
-                f"finite; the adapter seems to be broken"
-            )
-        made = host.origin.requantize(weight, matrix)
+        own = getattr(host, "bias", None)
+        before = host.weight, None if own is None else own.detach().clone()
+        merged = list(self.merged_adapters)
+        try:
+            with as_float(host) as held:
+                super().merge(safe_merge, adapter_names)  # type: ignore[misc]  # likewise
+                matrix = held()
+            new = [name for name in self.merged_adapters if name not in merged]
+            if not new:
+                return
+            if not torch.isfinite(matrix).all():
+                raise UnsupportedOperationError(
+                    f"{host.origin.spec.name}: merged with {', '.join(new)}, the weight is not "
+                    f"finite; the adapter seems to be broken"
+                )
+            repack(host, matrix)
+        except BaseException:
+            self.merged_adapters[:] = merged
+            if before[1] is not None:
+                host.bias.data = before[1]
+            raise
         if self._before is None:
-            own = getattr(host, "bias", None)
-            self._before = (weight, None if own is None else own.detach().clone())
-        host.weight = _placed_like(made, weight)
-        if bias is not None:
-            host.bias.data = bias
-        self.merged_adapters.extend(names)
+            self._before = before
 
     def unmerge(self: Any) -> None:
         host = self.get_base_layer()
@@ -88,14 +83,46 @@ class PackedEmbedding(_Packing, Embedding):  # type: ignore[misc]  # PEFT has no
     """PEFT's `lora.Embedding` over a `QuantizedEmbedding`."""
 
 
-_CLASSES = {Linear: PackedLinear, Embedding: PackedEmbedding}
+_CLASSES: dict[type, type] = {Linear: PackedLinear, Embedding: PackedEmbedding}
+
+
+def _packing(kind: type) -> type:
+    """The class that a layer of PEFT is to have over a packed weight."""
+    if issubclass(kind, _Packing):
+        return kind
+    if kind not in _CLASSES:
+        _CLASSES[kind] = type(f"Packed{kind.__name__}", (_Packing, kind), {})
+    return _CLASSES[kind]
+
+
+@contextmanager
+def as_float(host: Any) -> Iterator[Callable[[], Tensor]]:
+    """The host with a float32 parameter for a weight; afterwards it has its own again.
+
+    Yields:
+        What gives the numbers of the parameter that is there at that time.
+    """
+    weight: PackedWeight = host.weight
+    del host.weight
+    host.weight = nn.Parameter(weight.dequantize(torch.float32), requires_grad=False)
+    try:
+        yield lambda: host.weight.data
+    finally:
+        del host.weight
+        host.weight = weight
+
+
+def repack(host: Any, matrix: Tensor) -> None:
+    """Give a host other numbers, packed as its own are."""
+    weight = host.weight
+    host.weight = _placed_like(host.origin.requantize(weight, matrix), weight)
 
 
 def prepare_merge(tuner: Any, original: Callable[[Any], None]) -> None:
     """What is done before anything is merged: PEFT's checks, ours, and the right classes.
 
     Args:
-        tuner: a `LoraModel`.
+        tuner: a tuner of PEFT, which has the model.
         original: its own check.
 
     Raises:
@@ -109,40 +136,36 @@ def prepare_merge(tuner: Any, original: Callable[[Any], None]) -> None:
         for name, layer in model.named_modules()
         if isinstance(layer, BaseTunerLayer) and _packed(layer.get_base_layer())
     ]
-    shared = Counter(
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, (QuantizedLinear, QuantizedEmbedding))
-    )
+    shared = sharing(model)
     for name, layer in found:
-        _check(name, layer, shared)
+        host = layer.get_base_layer()
+        if any(getattr(layer, "lora_bias", {}).values()) and getattr(host, "bias", None) is None:
+            raise UnsupportedOperationError(
+                f"{name}: the adapter has a bias (lora_bias) and the layer has none to merge it "
+                f"into"
+            )
+        check(name, host, shared)
     _check_as_float(tuner, original, bool(found))
     for _, layer in found:
-        layer.__class__ = _CLASSES.get(type(layer), type(layer))
+        layer.__class__ = _packing(type(layer))
+
+
+def sharing(model: nn.Module) -> Counter[int]:
+    """How many hosts have a packed weight, by its `id`."""
+    hosts = (QuantizedLinear, QuantizedEmbedding)
+    return Counter(id(module.weight) for module in model.modules() if isinstance(module, hosts))
 
 
 def _packed(layer: nn.Module) -> bool:
     return isinstance(getattr(layer, "weight", None), PackedWeight)
 
 
-def _check(name: str, layer: Any, shared: Counter[int]) -> None:
-    host = layer.get_base_layer()
-    kind = type(layer)
-    if kind not in _CLASSES and kind not in _CLASSES.values():
-        raise UnsupportedOperationError(
-            f"{name}: an adapter of {kind.__module__}.{kind.__name__} cannot be merged into a "
-            f"packed weight (plain LoRA can); {_OUT}"
-        )
-    if layer.lora_variant:
-        variants = sorted({type(variant).__name__ for variant in layer.lora_variant.values()})
-        raise UnsupportedOperationError(
-            f"{name}: {', '.join(variants)} cannot be merged into a packed weight (plain LoRA "
-            f"can); {_OUT}"
-        )
-    if any(layer.lora_bias.values()) and getattr(host, "bias", None) is None:
-        raise UnsupportedOperationError(
-            f"{name}: the adapter has a bias (lora_bias) and the layer has none to merge it into"
-        )
+def check(name: str, host: Any, shared: Counter[int]) -> None:
+    """Refuse a host whose weight cannot be given other numbers.
+
+    Raises:
+        UnsupportedOperationError: with the reason.
+    """
     if host.weight.is_meta:
         raise UnsupportedOperationError(
             f"{name}: its weight is offloaded; load the model with a device_map that keeps it in "
