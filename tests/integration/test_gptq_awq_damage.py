@@ -118,13 +118,39 @@ def test_a_damaged_folder_loads_and_runs_or_says_what_is_wrong(
             model = quantload.load_model(folder)
             with torch.no_grad():
                 model(torch.arange(5)[None])
-        except QuantloadError:
+        except QuantloadError as error:
             refused += 1
+            if str(folder) not in str(error):
+                pytest.fail(f"{what}: which file, is not said: {error}")
         except Exception as error:
             raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
         assert time.perf_counter() - start < 5, what  # it is a second on a quiet machine
         shutil.rmtree(folder)
     assert refused > TIMES // 5
+
+
+@pytest.mark.parametrize("way", ["load_model", "bridge"])
+@pytest.mark.parametrize("leaf", ["bias", "scales"])
+def test_what_is_wrong_with_a_layer_is_said_with_file_and_tensor(
+    folders: list[Path], tmp_path: Path, leaf: str, way: str
+) -> None:
+    shutil.copytree(folders[0], tmp_path / "folder")
+    file = tmp_path / "folder" / "model.safetensors"
+    name = f"model.layers.0.mlp.down_proj.{leaf}"
+    tensors = {key: tensor.clone() for key, tensor in load_file(file).items()}
+    if leaf == "bias":  # which counts, and which the class has no place for
+        tensors[name] = torch.ones(64, dtype=torch.float16)
+    else:
+        tensors[name][1, 2] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    load: Any = quantload.load_model
+    if way == "bridge":
+        load = transformers.AutoModelForCausalLM.from_pretrained
+    with quantload.enable_transformers(), pytest.raises(CheckpointError) as caught:
+        load(tmp_path / "folder")
+    assert name in str(caught.value)
+    assert str(file.parent) in str(caught.value)
+    assert file.name in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from quantload.checkpoint.base import Checkpoint
 from quantload.errors import CheckpointError, ConfigError, UnsupportedOperationError
+from quantload.loading.claiming import claimed
 from quantload.loading.extras import drop_empty_bias
 from quantload.loading.report import LoadReport
 from quantload.loading.skeleton import describe
@@ -55,7 +56,7 @@ def packed_modules(
     found = Evidence()
     if not isinstance(quantizer, WeightQuantizer):
         return found
-    for origin, spec in quantizer.claims(checkpoint.tensors).items():
+    for origin, spec in claimed(quantizer, checkpoint).items():
         if spec.kind == "wrapper":
             continue  # its tensors are float ones: see `extras`
         tensors = {key: header for key, header in spec.tensors.items() if key != "bias"}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from quantload.checkpoint.base import Checkpoint
 from quantload.errors import CheckpointError, UnsupportedOperationError
+from quantload.loading.claiming import claimed
 from quantload.loading.names import Conversion, Member, NameMap, Route, Slot
 from quantload.loading.skeleton import tensors_of
 from quantload.loading.traits import Traits
@@ -51,7 +52,7 @@ def take_apart(
     if not layouts and not refused:
         return traits
     expected = tensors_of(model)
-    claims = [n for n, s in quantizer.claims(checkpoint.tensors).items() if s.kind != "wrapper"]
+    claims = [n for n, s in claimed(quantizer, checkpoint).items() if s.kind != "wrapper"]
     if claims:
         _refuse_packed(expected, checkpoint, claims, traits, refused)
         names = ExpertNames(traits.names, model, layouts)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quantload.checkpoint.base import Checkpoint
+from quantload.loading.claiming import claimed
 from quantload.loading.report import LoadReport
 from quantload.loading.traits import Traits
 from quantload.modules import set_module
@@ -33,7 +34,7 @@ def wrap_modules(
         traits: of the model's class.
     """
     modules = dict(model.named_modules())
-    for origin, spec in quantizer.claims(checkpoint.tensors).items():
+    for origin, spec in claimed(quantizer, checkpoint).items():
         if spec.kind != "wrapper":
             continue
         leaf = next(iter(spec.tensors))
@@ -68,3 +69,5 @@ def drop_empty_bias(
     if not bool(checkpoint.read(name).any()):
         taken.add(name)
         report.ignored.append(name)
+    else:
+        report.biases[name] = checkpoint.info(name).file.name

@@ -7,6 +7,7 @@ import logging
 from quantload.checkpoint.base import Checkpoint
 from quantload.config.auto import AutoQuantizationConfig
 from quantload.config.stored import config_in, stored_config
+from quantload.errors import ConfigError, UnknownMethodError
 from quantload.quantizers.auto import AutoHfQuantizer
 from quantload.quantizers.base import HfQuantizer
 
@@ -32,5 +33,10 @@ def find_quantizer(
         return None
     if stored is None:
         return AutoHfQuantizer.from_config(passed, pre_quantized=False)
-    config = AutoQuantizationConfig.merge_quantization_configs(stored, passed)
-    return AutoHfQuantizer.from_config(config, pre_quantized=True)
+    try:
+        config = AutoQuantizationConfig.merge_quantization_configs(stored, passed)
+        return AutoHfQuantizer.from_config(config, pre_quantized=True)
+    except (ConfigError, UnknownMethodError) as error:
+        if passed is None:  # otherwise it may be the caller's
+            error.args = (f"{checkpoint.path}: quantization config: {error}",)
+        raise

@@ -22,6 +22,8 @@ class LoadReport:
         unexpected: tensors of the checkpoint that the model lacks, with their file.
         mismatched: tensors whose shape or dtype does not fit: what was expected and found.
         ignored: tensors of the checkpoint that the model's class says to leave out.
+        biases: those that packed modules have in the checkpoint and not in the model, and that
+            are not all zeros, with their file; they are unexpected, too.
         untied: pairs that the model ties and the checkpoint keeps apart, and why.
         packed: modules with a packed weight.
         left_float: modules the method would pack and the checkpoint or the class keeps float.
@@ -32,6 +34,7 @@ class LoadReport:
     unexpected: dict[str, str] = field(default_factory=dict)
     mismatched: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
+    biases: dict[str, str] = field(default_factory=dict)
     untied: dict[tuple[str, str], str] = field(default_factory=dict)
     packed: list[str] = field(default_factory=list)
     left_float: list[str] = field(default_factory=list)

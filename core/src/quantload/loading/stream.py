@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from quantload.checkpoint.base import Checkpoint
+from quantload.checkpoint.blame import file_named
 from quantload.checkpoint.tensorinfo import TensorInfo
 from quantload.errors import PluginError
 from quantload.loading.device_map import CPU, DISK, Place
@@ -202,7 +203,9 @@ class _Runner:
         assert self._quantizer is not None
         device = _device(step.place)
         tensors = {key: self._source(info, device) for key, info in step.tensors.items()}
-        weight = self._quantizer.pack(step.spec, tensors)
+        known = {f"{step.spec.name}.{key}": info for key, info in step.tensors.items()}
+        with file_named(known):
+            weight = self._quantizer.pack(step.spec, tensors)
         kept = [*weight.parameters(), *weight.buffers()]
         self._keep(step.spec.name, step.place, weight)
         self._let_go(step, [_extent(tensor) for tensor in tensors.values()], kept)

@@ -23,8 +23,14 @@ def settle(report: LoadReport, model: Any) -> None:
     does it and says so. What is superfluous it lists, too.
 
     Raises:
-        CheckpointError: the checkpoint lacks what its class needs.
+        CheckpointError: the checkpoint lacks what its class needs, or has a bias that counts
+            and that the class has no place for.
     """
+    for name, file in report.biases.items():
+        raise CheckpointError(
+            f"{report.source}: {name} in {file} is the bias of a packed layer, not all zeros, "
+            f"and a {type(model).__name__} has none there: transformers alone would leave it out"
+        )
     missing = report.missing if _claimed(model) else [n for n in report.missing if _base(model, n)]
     if not missing:
         return

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from transformers.core_model_loading import WeightRenaming, dot_natural_key
 
 from quantload.checkpoint import Checkpoint, open_checkpoint
+from quantload.checkpoint.blame import file_named
 from quantload.errors import UnsupportedOperationError
 from quantload.integrations.transformers.bridge.checking import check_loaded, settle
 from quantload.integrations.transformers.bridge.converters import PackedConverter
@@ -30,6 +31,7 @@ from quantload.integrations.transformers.conversions import (
 )
 from quantload.integrations.transformers.traits import traits_of
 from quantload.loading import tying
+from quantload.loading.claiming import claimed
 from quantload.loading.names import Route
 from quantload.loading.plan import HOST_CLASSES, Decision, decide, host
 from quantload.loading.record import LoadRecord, attach
@@ -188,7 +190,7 @@ class Loading:
         core = self.quantizer.core
         if self._lent is None or not isinstance(core, WeightQuantizer):
             return False
-        return not core.claims(checkpoint.tensors)
+        return not claimed(core, checkpoint)
 
     def changes(self, name: str) -> bool:
         """Whether a float parameter is quantized, or feeds something that is."""
@@ -217,7 +219,10 @@ class Loading:
                 return self._put(module, self._quantized(module, *tensors.values()), missing)
             start = f"{self._decided.evidence.names[module]}."
             own = {name.removeprefix(start): tensor for name, tensor in tensors.items()}
-            return self._put(module, core.pack(self._decided.specs[module], own), missing)
+            spec = self._decided.specs[module]
+            with file_named({f"{module}.{key}": info for key, info in spec.tensors.items()}):
+                weight = core.pack(spec, own)
+            return self._put(module, weight, missing)
         route = self._routes[target]
         made: Mapping[str, Tensor] = {target: next(iter(tensors.values()))}
         if route.conversion is not None:
