@@ -23,6 +23,7 @@ sys.path[:0] = [
     str(ROOT / "tests" / "core" / "support"),
     str(ROOT / "tests" / "integration" / "bridge"),
     str(ROOT / "examples" / "third_party_plugin" / "src"),
+    str(ROOT / "examples" / "minimal_plugin" / "src"),
 ]
 DEVICE = os.environ.get("QUANTLOAD_TEST_DEVICE", "cuda")
 
@@ -42,11 +43,13 @@ def device() -> str:
 
 @pytest.fixture(scope="module")
 def _strangers() -> Iterator[None]:
-    """Two methods of others, for the tests of a module: registered in code."""
+    """Methods of others, for the tests of a module: registered in code."""
     from quantload_hqq.plugin import PLUGIN as HQQ
+    from quantload_rtn8.plugin import PLUGIN as RTN8
     from toy8.plugin import PLUGIN as TOY
 
-    with quantload.register("hqq", HQQ), quantload.register("toy8", TOY):
+    register = quantload.register
+    with register("hqq", HQQ), register("toy8", TOY), register("rtn8", RTN8):
         yield
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from methods import METHODS as BRIDGED
-from methods import logits_of, same
+from blocks import only_read
+from methods import METHODS, logits_of, same
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,11 +19,6 @@ from quantload.modules import QuantizedLinear, hosts_of
 transformers = pytest.importorskip("transformers")
 AutoModelForCausalLM = transformers.AutoModelForCausalLM
 
-METHODS: dict[str, dict[str, Any]] = {
-    **BRIDGED,
-    "q4_0": {"quant_method": "gguf", "type": "Q4_0"},
-    "hqq": {"quant_method": "hqq", "nbits": 4, "group_size": 64},
-}
 THEIRS: dict[str, Callable[[], Any]] = {
     "nf4": lambda: transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
@@ -257,32 +251,8 @@ def test_a_gguf_file_is_loaded_packed_and_runs_in_a_pipeline(
 def test_a_file_of_blocks_that_are_only_read(
     kind: str, packed: Packed, device: str, ids: Tensor, tmp_path: Path
 ) -> None:
-    gguf = pytest.importorskip("gguf")
     quantload.save_model(quantload.load_model(packed(METHODS["gguf"])), tmp_path / "source.gguf")
-    reader = gguf.GGUFReader(tmp_path / "source.gguf")
-    writer = gguf.GGUFWriter(tmp_path / "blocks.gguf", "llama")
-    for field in reader.fields.values():
-        if not field.name.startswith(("GGUF.", "general.architecture")):
-            element = field.types[-1] if len(field.types) > 1 else None
-            writer.add_key_value(field.name, field.contents(), field.types[0], element)
-    wanted = gguf.GGMLQuantizationType[kind]
-    size, width = gguf.GGML_QUANT_SIZES[wanted]
-    generator = np.random.default_rng(0)
-    for tensor in reader.tensors:
-        data, dtype = tensor.data, tensor.tensor_type
-        if dtype == gguf.GGMLQuantizationType.Q8_0:
-            columns, rows = (int(n) for n in tensor.shape)
-            data = generator.integers(0, 256, (rows, columns // size, width), dtype=np.uint8)
-            halves = np.array([2e-4, 1e-3], dtype=np.float16).view(np.uint8)
-            data[..., -2:] = halves[:2]  # where the scale of Q6_K is
-            if kind != "Q6_K":
-                data[..., :4] = halves
-            data, dtype = data.reshape(rows, -1), wanted
-        writer.add_tensor(tensor.name, data, raw_dtype=dtype)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    only_read(kind, tmp_path / "source.gguf", tmp_path / "blocks.gguf")
     options = {"gguf_file": "blocks.gguf", "device_map": device, **BF16}
     model = AutoModelForCausalLM.from_pretrained(tmp_path, **options)
     direct = quantload.load_model(tmp_path / "blocks.gguf", device_map=device, **BF16)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from methods import METHODS
+from methods import METHODS, logits_of
 from transformers import AutoModelForCausalLM
 from transformers.quantizers import AutoHfQuantizer
 from transformers.quantizers.auto import AutoQuantizationConfig
@@ -58,6 +58,15 @@ def test_classes_of_quantload_go_everywhere(
     for folder in (tiny, packed(method)):
         model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=OWN[method]())
         assert isinstance(model.model.layers[0].mlp.up_proj, QuantizedLinear)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_config_class_of_a_method_quantizes_as_its_dict(
+    method: str, tiny: Path, packed: Callable[[str], Path], ids: torch.Tensor
+) -> None:
+    config = quantload.AutoQuantizationConfig.from_dict(METHODS[method])
+    model = AutoModelForCausalLM.from_pretrained(tiny, quantization_config=config)
+    assert torch.equal(logits_of(model, ids), logits_of(quantload.load_model(packed(method)), ids))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -11,6 +11,8 @@ import gguf
 import pytest
 import torch
 import transformers
+from blocks import only_read
+from methods import TINY
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -46,6 +48,43 @@ def test_a_packed_file_stays_packed(files: Path, ids: Tensor, tmp_path: Path) ->
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(_logits(again, ids), _logits(model, ids))
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K"])
+def test_blocks_that_are_only_read_go_through_every_door(
+    kind: str, ids: Tensor, tmp_path: Path
+) -> None:
+    wide = {**TINY, "hidden_size": 256, "intermediate_size": 512}
+    config = transformers.LlamaConfig(**wide, tie_word_embeddings=False)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "float")
+    packed = quantload.load_model(tmp_path / "float", quantization_config=Q8)
+    quantload.save_model(packed, tmp_path / "source.gguf")
+    only_read(kind, tmp_path / "source.gguf", tmp_path / "blocks.gguf")
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="blocks.gguf")
+    direct = quantload.load_model(tmp_path / "blocks.gguf")
+    logits = _logits(model, ids)
+    assert torch.equal(logits, _logits(direct, ids))
+    assert model.get_memory_footprint() == direct.get_memory_footprint()
+    plain = model.generate(ids, max_new_tokens=4, do_sample=False)
+    static = {"cache_implementation": "static", "max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(model.generate(ids, **static), plain)
+    half = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="blocks.gguf", dtype=torch.bfloat16, device_map="auto"
+    )
+    assert half.dtype == torch.bfloat16
+    model.save_pretrained(tmp_path / "saved")
+    assert torch.equal(
+        _logits(AutoModelForCausalLM.from_pretrained(tmp_path / "saved"), ids), logits
+    )
+    away = dict.fromkeys(
+        ("model.embed_tokens", "model.layers.1", "model.norm", "model.rotary_emb"), "cpu"
+    ) | dict.fromkeys(("model.layers.0", "lm_head"), "disk")
+    limited = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "saved", device_map=away, offload_folder=tmp_path / "offload"
+    )
+    torch.testing.assert_close(_logits(limited, ids), logits, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(_logits(model.dequantize(), ids), logits, atol=1e-3, rtol=1e-3)
 
 
 def test_embedding_and_head_of_a_file_may_be_packed_and_tied(
