@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from quantload import AutoHfQuantizer, BitsAndBytesConfig, UnknownMethodError
+from quantload import (
+    AutoHfQuantizer,
+    BitsAndBytesConfig,
+    QuantizationConfig,
+    UnknownMethodError,
+)
 from quantload.plugin import ModuleSpec, WeightQuantizer
 
-for description in (
-    BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
-    {"load_in_8bit": True},
-    {"quant_method": "bitsandbytes", "_load_in_4bit": True},
-):
+DESCRIPTIONS: dict[str, QuantizationConfig | dict[str, Any]] = {
+    "a config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
+    "a dict without a method": {"load_in_8bit": True},
+    "a checkpoint's own": {"quant_method": "gptq", "bits": 4, "group_size": 128},
+}
+for label, description in DESCRIPTIONS.items():
     quantizer = AutoHfQuantizer.from_config(description, pre_quantized=False)
-    print(f"{type(quantizer).__name__}: quant_method={quantizer.quant_method}")
+    print(f"{label}: {type(quantizer).__name__}, quant_method={quantizer.quant_method}")
     print(f"  available:     {quantizer.is_available()}")
-    print(f"  on cuda:       {quantizer.supports_device('cuda')}")
+    print(f"  supports cuda: {quantizer.supports_device('cuda')}")
     print(f"  can be saved:  {quantizer.is_serializable()}")
 
 try:

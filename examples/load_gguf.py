@@ -16,4 +16,4 @@ print(f"{model.get_memory_footprint() / 1e6:.2f} MB of weights")
 tokens = model.generate(
     **tokenizer(PROMPT, return_tensors="pt"), max_new_tokens=30, do_sample=False
 )
-print(tokenizer.decode(tokens[0]))
+print(tokenizer.decode(tokens[0], skip_special_tokens=True))

@@ -31,6 +31,7 @@ def shows(demo_model: Path, tmp_path: Path) -> Callable[[str, list[str]], Path]:
             check=False,
         )
         assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        assert not re.search(r"Warning|Traceback|\d+%\|", done.stderr), done.stderr[-4000:]
         for pattern in wanted:
             assert re.search(pattern, done.stdout), f"no {pattern!r} in:\n{done.stdout}"
         assert list(here.iterdir()) == [], "an example leaves nothing behind"

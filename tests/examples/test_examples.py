@@ -11,7 +11,12 @@ pytest.importorskip("transformers")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHOWN = {
-    "choose_a_quantizer": ["quant_method=bitsandbytes", "available:     yes", "relative error"],
+    "choose_a_quantizer": [
+        "quant_method=bitsandbytes",
+        "quant_method=gptq",
+        "available:     yes",
+        "relative error",
+    ],
     "custom_module": ["QuantizedLinear", "largest difference from the float module: 0.0"],
     "load_aqlm": ["aqlm: 2 codebooks of 256 entries", "3.14 MB of weights", "def read_json"],
     "load_awq": ["awq: 4 bits, groups of 128", "MB of weights", "def read_json"],

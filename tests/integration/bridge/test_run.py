@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,7 @@ def test_standard_input_is_a_program(
         (["-m", "no_such_module"], "no module named no_such_module"),
         (["-m", "json.no_such_part"], "no module named json.no_such_part"),
         (["-m", "xml"], "no module named xml.__main__"),
+        (["-m", "sys"], "no module named sys"),  # built in: no code
         (["empty"], "there is no __main__.py in it"),
         (["--only", "nonsense", "empty"], "nonsense"),
     ],
@@ -150,3 +152,17 @@ def test_what_cannot_run_is_said(
     only = [words[1]] if words[0] == "--only" else None
     with enable_transformers(), pytest.raises(QuantloadError, match=told):
         Program(words[-1], [], module=words[0] == "-m", only=only)
+
+
+def test_a_zip_file_is_a_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "program.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("__main__.py", "print(__name__, 6 * 7)")
+    for name, value in (("path", list(sys.path)), ("argv", ["quantload"])):
+        monkeypatch.setattr(sys, name, value)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    with enable_transformers():
+        Program(str(path), []).start()
+    assert capsys.readouterr().out == "__main__ 42\n"

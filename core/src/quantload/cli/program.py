@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.abc
 import importlib.util
 import multiprocessing
 import os
@@ -121,7 +120,7 @@ def _module(name: str) -> ModuleSpec:
         if not error.name or not name.startswith(error.name):
             raise  # a package that is there, and imports something that is not
         spec = None
-    if spec is None or spec.origin is None:
+    if spec is None or not spec.has_location:  # nothing, or built in
         raise ConfigError(f"no module named {name}", value=name)
     return spec
 
@@ -140,11 +139,8 @@ def run_file(path: str) -> None:
 
 def run_found(spec: ModuleSpec) -> None:
     """Run a module that was found as `__main__`."""
-    loader = spec.loader
-    assert isinstance(loader, importlib.abc.InspectLoader), f"{spec.origin} has no code"
-    code = loader.get_code(spec.name)
-    assert code is not None, f"{spec.origin} has no code"
-    run_code(code, __file__=spec.origin, __loader__=loader, __spec__=spec)
+    loader: Any = spec.loader  # of a file or a zip: both know `get_code`
+    run_code(loader.get_code(spec.name), __file__=spec.origin, __loader__=loader, __spec__=spec)
 
 
 def run_code(code: CodeType, **names: Any) -> None:

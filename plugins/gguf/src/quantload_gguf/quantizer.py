@@ -73,9 +73,9 @@ class GgufQuantizer(WeightQuantizer):
         wrong = sorted(str(name) for name in names if name not in WRITABLE)
         if not wrong:
             return Verdict.yes()
-        found = ", ".join("none given" if name == "None" else name for name in wrong)
+        found = "no type is given" if wrong == ["None"] else f"found {', '.join(wrong)}"
         return Verdict.no(
-            f"gguf quantizes to {', '.join(WRITABLE)}; the type is {found}",
+            f"gguf quantizes to {', '.join(WRITABLE)}; {found}",
             'GgufConfig(type="Q8_0")',
         )
 
