@@ -288,7 +288,8 @@ class PackedWeight(nn.Module):
         raise UnsupportedOperationError(
             f"a packed weight ({type(self).__name__}) has no .data: use .dequantize() for a float "
             f"copy (PEFT can merge adapters into packed weights, and start them from there, after "
-            f"quantload.enable_peft())"
+            f"quantload.enable_peft(); adapters that read the weight in each step need floats: "
+            f"quantload.dequantize(model))"
         )
 
     def dim(self) -> int:
