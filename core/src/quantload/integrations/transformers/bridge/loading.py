@@ -6,25 +6,29 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.core_model_loading import WeightRenaming, dot_natural_key
 
-from quantload.checkpoint import Checkpoint, open_checkpoint
+from quantload.checkpoint import Checkpoint
 from quantload.checkpoint.blame import file_named
-from quantload.errors import UnsupportedOperationError
 from quantload.integrations.transformers.bridge.checking import check_loaded, settle
 from quantload.integrations.transformers.bridge.converters import PackedConverter
 from quantload.integrations.transformers.bridge.experts import ExpertSplit, refuse_expert_parallel
 from quantload.integrations.transformers.bridge.finishing import finish
 from quantload.integrations.transformers.bridge.onefile import FileTensor
 from quantload.integrations.transformers.bridge.parallel import Split, is_split
-from quantload.integrations.transformers.bridge.pickled import SUFFIXES, PickledCheckpoint
 from quantload.integrations.transformers.bridge.placing import put_weight
+from quantload.integrations.transformers.bridge.planning import (
+    discard,
+    made_at_once,
+    module_of,
+    opened,
+    outputs_of,
+    renamed_by,
+)
 from quantload.integrations.transformers.conversions import (
     TransformersConversion,
     TransformersNames,
@@ -78,7 +82,7 @@ class Loading:
 
     def tensors(self) -> dict[str, FileTensor]:
         """The tensors of a file that the loader cannot read itself; it stays open meanwhile."""
-        self._lent = _opened(self._files)
+        self._lent = opened(self._files)
         return {name: FileTensor(self._lent, name) for name in self._lent.tensors}
 
     # -- planning ----------------------------------------------------------------------
@@ -101,9 +105,7 @@ class Loading:
         if not isinstance(self.quantizer._device_map, (dict, str)):
             core.validate_environment(device_map={"": "cpu"})
         with (
-            nullcontext(self._lent)
-            if self._lent is not None
-            else _opened(self._files) as checkpoint
+            nullcontext(self._lent) if self._lent is not None else opened(self._files) as checkpoint
         ):
             names = TransformersNames(model, copy.deepcopy(conversions))
             decided = decide(
@@ -113,14 +115,16 @@ class Loading:
                 quantizer=None if self._float(checkpoint) else core,
                 settle=lambda report: settle(report, model),
             )
-            renamed = _renamed(checkpoint, copy.deepcopy(conversions))
+            renamed = renamed_by(checkpoint, copy.deepcopy(conversions))
             folder, config, origin = checkpoint.folder, checkpoint.config(), checkpoint.origin
         packed = {name: s for name, s in decided.specs.items() if name not in decided.fresh}
         if is_split(model):
-            packed = {**packed, **_made_at_once(decided)}
+            packed = {**packed, **made_at_once(decided)}
         shared = {n: o for n, o in decided.sharing.modules.items() if n in packed}
         host(model, core, packed, shared)
-        doubled = [n for pair in decided.ties.doubled for n in pair if _module(n) in decided.specs]
+        doubled = [
+            n for pair in decided.ties.doubled for n in pair if module_of(n) in decided.specs
+        ]
         decided.sharing.forget.update(doubled)
         tying.prune(model, decided.sharing.forget)
         model._no_split_modules = {*(model._no_split_modules or ()), *HOST_CLASSES}
@@ -131,7 +135,7 @@ class Loading:
         refuse_expert_parallel(model)
         self._experts = ExpertSplit(model, self.split.size)
         self.split.experts_apart = self._experts.apart
-        self._outputs = {} if is_split(model) else _outputs(decided)
+        self._outputs = {} if is_split(model) else outputs_of(decided)
         self._record = LoadRecord(
             folder,
             config,
@@ -165,8 +169,8 @@ class Loading:
         for route in decided.found.routes:
             if isinstance(route.conversion, TransformersConversion):
                 continue  # the loader has it too
-            if is_split(self.model) and _module(next(iter(route.targets))) in decided.fresh:
-                module = _module(next(iter(route.targets)))
+            if is_split(self.model) and module_of(next(iter(route.targets))) in decided.fresh:
+                module = module_of(next(iter(route.targets)))
                 target = f"{module}.weight.{next(iter(self._stored(module)))}"
                 self._packed[target] = module
                 table[renamed[route.sources[0]]] = target
@@ -248,10 +252,10 @@ class Loading:
             if spec is None:
                 found[output] = tensor
                 continue
-            weight = self._quantized(_module(output), tensor)
-            host(self.model, core, {_module(output): spec}, {})
-            _discard(missing, output)
-            found |= self._put(_module(output), weight, missing)
+            weight = self._quantized(module_of(output), tensor)
+            host(self.model, core, {module_of(output): spec}, {})
+            discard(missing, output)
+            found |= self._put(module_of(output), weight, missing)
         return found
 
     def _quantized(self, module: str, tensor: Tensor) -> PackedWeight:
@@ -271,12 +275,12 @@ class Loading:
         shared = self._decided.sharing.modules
         for name in [module, *(n for n, owner in shared.items() if owner == module)]:
             for key in [k for k in missing or () if k.startswith(f"{name}.weight.")]:
-                _discard(missing, key)
+                discard(missing, key)
             if self._experts is not None and self._experts.away(name):
                 continue
             if name in self._decided.fresh and name != module:
                 host(self.model, self.quantizer.core, {name: self._decided.specs[name]}, {})
-                _discard(missing, f"{name}.weight")
+                discard(missing, f"{name}.weight")
             place = self.quantizer.place(name)
             apart = place != self.quantizer.place(module)
             own = copy.deepcopy(weight) if apart else weight
@@ -318,76 +322,3 @@ class Loading:
             self._record.quantizer = None
         self._lent = None
         checkpoint.close()
-
-
-def _opened(files: Sequence[str] | None) -> Checkpoint:
-    """The checkpoint that the files of a load are."""
-    if not files:
-        raise UnsupportedOperationError(
-            "a quantized model is loaded from files, whose headers say what is packed, and "
-            "state_dict= is none: save it with safetensors.torch.save_file beside the config.json, "
-            "and pass the folder"
-        )
-    paths = [Path(file) for file in files]
-    if all(path.suffix in SUFFIXES for path in paths):
-        return PickledCheckpoint(paths)
-    if len(paths) == 1:
-        return open_checkpoint(paths[0])
-    return open_checkpoint(paths[0].parent, files=[path.name for path in paths])
-
-
-def _renamed(checkpoint: Checkpoint, conversions: list[Any]) -> dict[str, str]:
-    """Every name of the checkpoint after the renamings, in the order of the loader.
-
-    Some renamings remember what they saw.
-    """
-    renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
-    found = {}
-    for name in sorted(checkpoint.tensors, key=dot_natural_key):
-        key = name
-        for renaming in renamings:
-            key, _ = renaming.rename_source_key(key)
-        found[name] = key
-    return found
-
-
-def _outputs(decided: Decision) -> dict[str, list[tuple[str, ModuleSpec | None]]]:
-    """Float parameter -> what takes its bytes, where that is not just itself."""
-    shared = decided.sharing.modules
-    found = {}
-    for name in decided.found.provided:
-        takers = [name, *(n for n, source in decided.sharing.copies.items() if source == name)]
-        takers = [taker for taker in takers if _module(taker) not in shared]
-        outputs = [(taker, decided.fresh.get(_module(taker))) for taker in takers]
-        if any(spec is not None for _, spec in outputs) or len(outputs) != 1:
-            found[name] = outputs
-    return found
-
-
-def _made_at_once(decided: Decision) -> dict[str, ModuleSpec]:
-    """The modules that are quantized on load, where each process keeps its part of them.
-
-    Their hosts are there from the beginning, for the loader would split float weights.
-
-    Raises:
-        UnsupportedOperationError: a weight is not one tensor of the checkpoint, of its own.
-    """
-    direct = {next(iter(r.targets)) for r in decided.found.routes if r.conversion is None}
-    for name in decided.fresh:
-        alone = name not in decided.sharing.modules and f"{name}.weight" in direct
-        if not alone or f"{name}.weight" in decided.sharing.copies.values():
-            raise UnsupportedOperationError(
-                f"{name}: its weight is made of several tensors of the checkpoint, or shared, and "
-                f"cannot be quantized and split in one go; save the quantized model without "
-                f"tp_plan=, and load that folder with it"
-            )
-    return dict(decided.fresh)
-
-
-def _module(tensor: str) -> str:
-    return tensor.removesuffix(".weight")
-
-
-def _discard(missing: set[str] | None, name: str) -> None:
-    if missing is not None:
-        missing.discard(name)
