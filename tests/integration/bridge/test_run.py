@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quantload import QuantloadError, enable_transformers
+from quantload.cli import program
 from quantload.cli.program import Program
 
 SCRIPT = """
@@ -92,6 +96,26 @@ def test_processes_of_multiprocessing_inherit_the_bridge(tmp_path: Path) -> None
     assert done.stdout.splitlines() == ["spawn True True False True", "fork True True False True"]
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Programs may run in this process: what they leave behind is taken away."""
+    enabled = []
+
+    def enable(*arguments: Any) -> Any:
+        enabled.append(enable_transformers(*arguments))
+        return enabled[-1]
+
+    monkeypatch.setattr(program, "enable_transformers", enable)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["quantload"])
+    for name in ("__main__", "__mp_main__"):
+        monkeypatch.setitem(sys.modules, name, sys.modules["__main__"])
+    yield
+    multiprocessing.current_process()._config.pop("quantload", None)
+    for bridge in reversed(enabled):
+        bridge.undo()
+
+
 PLACES = """
 import sys
 print(__name__, __package__, sys.argv, sys.path[0], globals().get("__file__"))
@@ -99,7 +123,10 @@ print(__name__, __package__, sys.argv, sys.path[0], globals().get("__file__"))
 
 
 def test_a_program_finds_itself_where_python_puts_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     package = tmp_path / "package"
     package.mkdir()
@@ -112,23 +139,15 @@ def test_a_program_finds_itself_where_python_puts_it(
         done = subprocess.run(python, capture_output=True, text=True, check=True)
         module = words[0] == "-m"
         path, *rest = words[1:] if module else words
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        monkeypatch.setattr(sys, "argv", ["quantload"])
-        monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-        with enable_transformers():
-            Program(path, rest, module=module).start()
+        Program(path, rest, module=module).start()
         assert capsys.readouterr().out == done.stdout
 
 
 def test_standard_input_is_a_program(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"print(__name__, 6 * 7)")))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", ["quantload"])
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    with enable_transformers():
-        Program("-", []).start()
+    Program("-", []).start()
     assert capsys.readouterr().out == "__main__ 42\n"
 
 
@@ -144,25 +163,20 @@ def test_standard_input_is_a_program(
     ],
 )
 def test_what_cannot_run_is_said(
-    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: None, words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     only = [words[1]] if words[0] == "--only" else None
-    with enable_transformers(), pytest.raises(QuantloadError, match=told):
+    with pytest.raises(QuantloadError, match=told):
         Program(words[-1], [], module=words[0] == "-m", only=only)
 
 
 def test_a_zip_file_is_a_program(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "program.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("__main__.py", "print(__name__, 6 * 7)")
-    for name, value in (("path", list(sys.path)), ("argv", ["quantload"])):
-        monkeypatch.setattr(sys, name, value)
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    with enable_transformers():
-        Program(str(path), []).start()
+    Program(str(path), []).start()
     assert capsys.readouterr().out == "__main__ 42\n"

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
-from torch import Tensor
 from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 
@@ -57,16 +53,6 @@ def test_what_raises_inside_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model_type"), quantload.enable_transformers():
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert _state() == before
-
-
-def test_threads_load_at_the_same_time(packed: Callable[[str], Path], ids: Tensor) -> None:
-    names = ["nf4", "gptq", "gguf", "awq"] * 2
-    with quantload.enable_transformers(), ThreadPoolExecutor(4) as pool:
-        load = transformers.AutoModelForCausalLM.from_pretrained
-        models = list(pool.map(load, [packed(name) for name in names]))
-    for name, model in zip(names, models, strict=True):
-        with torch.no_grad():
-            assert torch.equal(model(ids).logits, quantload.load_model(packed(name))(ids).logits)
 
 
 def test_the_documentation_names_every_patch_and_no_other() -> None:

@@ -134,7 +134,7 @@ def test_a_damaged_file_says_what_is_wrong(name, tmp_path):
     started = time.process_time()
     with pytest.raises(CheckpointError, match=says) as caught:
         open_gguf(path)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 1000
@@ -166,7 +166,7 @@ def test_counts_that_a_large_file_could_hold_are_bounded_too(name, tmp_path):
     started = time.process_time()
     with pytest.raises(CheckpointError):
         open_gguf(path)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
 
 
@@ -189,7 +189,7 @@ def test_the_longest_headers_that_are_read_take_no_longer(what, tmp_path):
     started = time.process_time()
     with pytest.raises(CheckpointError, match=str(path)):
         open_gguf(path)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 3
 
 
 def test_every_truncation_is_noticed(write_gguf, quantized):
@@ -281,7 +281,7 @@ def survives(path: Path, data: bytes) -> None:
                 assert file.read(name, device="meta").shape == info.torch_shape
     except CheckpointError as error:
         assert str(path) in str(error)  # noqa: PT017  many files open well
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 3
 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
@@ -327,4 +327,4 @@ def test_more_experts_than_tensors_are_noticed_at_once(tmp_path):
     started = time.process_time()
     with pytest.raises(CheckpointError, match="expert_count is 2097154"):
         GgufModel.open(tmp_path / "experts.gguf").config()
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 3
