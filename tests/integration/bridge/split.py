@@ -36,6 +36,12 @@ import quantload  # noqa: E402
 IDS = torch.arange(24).reshape(2, 12) * 7 % 320
 
 
+def tell(line: str) -> None:
+    """In one write: both processes have the same standard output, which is not buffered."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(IDS).logits
@@ -87,7 +93,7 @@ def check(method: str, packed: Path, tiny: Path, out: Path) -> None:
         check_saved(model, out / f"{method}-split", packed)
     else:
         check_refused(("q_proj", "join_stored"), model.save_pretrained, out)
-    print(method, "packed", flush=True)
+    tell(f"{method} packed")
     model = AutoModelForCausalLM.from_pretrained(
         tiny,
         distributed_config=DistributedConfig(tp_plan="auto"),
@@ -96,7 +102,7 @@ def check(method: str, packed: Path, tiny: Path, out: Path) -> None:
     check_split(model, whole)
     if told:
         check_saved(model, out / f"{method}-made", packed)
-    print(method, "quantized on load", flush=True)
+    tell(f"{method} quantized on load")
 
 
 def main() -> None:
@@ -115,7 +121,7 @@ def main() -> None:
         wanted = logits(quantload.load_model(experts))
         torch.testing.assert_close(logits(model), wanted, atol=1e-5, rtol=1e-4)
         check_saved(model, Path(f"{out}/experts-{len(options)}"), Path(experts))
-    print("experts equal, and saved", flush=True)
+    tell("experts equal, and saved")
     torch.distributed.destroy_process_group()
 
 
