@@ -11,7 +11,7 @@ anything is merged, in `merge_adapter` and in `merge_and_unload`.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,21 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _CHECK = "_check_merge_allowed"
-_TUNERS = ("peft.tuners.tuners_utils.BaseTuner", "peft.tuners.lora.model.LoraModel")
-_MORE_TUNERS = ("peft.tuners.oft.model.OFTModel",)
-_STARTS = ("pissa_init", "olora_init", "corda_init", "mica_init", "lora_ga_init")
 _DEQUANTIZE = "dequantize_module_weight"
-_USERS = ("peft.utils.integrations", *(f"peft.tuners.lora.{m}" for m in ("dora", "layer")))
-_MORE_USERS = ("peft.tuners.lora.variants",)
+_NEEDED = {
+    "peft.tuners.tuners_utils.BaseTuner": _CHECK,
+    "peft.tuners.lora.model.LoraModel": _CHECK,
+    "peft.utils.integrations": _DEQUANTIZE,
+    "peft.tuners.lora.dora": _DEQUANTIZE,
+    "peft.tuners.lora.layer": _DEQUANTIZE,
+}
+"""Classes and modules that every release has, and what is replaced in them."""
+_MORE = {
+    "peft.tuners.oft.model.OFTModel": _CHECK,
+    "peft.tuners.lora.variants": _DEQUANTIZE,
+}
+"""Those that some releases have."""
+_STARTS = ("pissa_init", "olora_init", "corda_init", "mica_init", "lora_ga_init")
 
 _MARK = "_quantload_original"
 
@@ -109,37 +118,19 @@ def _replacements(peft: Any) -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
 
         return _check_merge_allowed
 
-    for path in (*_TUNERS, *_MORE_TUNERS):
-        module, _, name = path.rpartition(".")
-        owner = _found(module, name, needed=path in _TUNERS)
-        if owner is not None and (_CHECK in vars(owner) or path in _TUNERS):
-            _demand(peft, owner, _CHECK)
-            yield owner, _CHECK, checked
-    for path in (*_USERS, *_MORE_USERS):
-        module, _, name = path.rpartition(".")
-        owner = _found(module, name, needed=path in _USERS)
-        if owner is not None and (_DEQUANTIZE in vars(owner) or path in _USERS):
-            _demand(peft, owner, _DEQUANTIZE)
-            yield owner, _DEQUANTIZE, dequantized
+    made = {_CHECK: checked, _DEQUANTIZE: dequantized}
+    for path, name in {**_NEEDED, **_MORE}.items():
+        try:
+            owner = pkgutil.resolve_name(path)
+        except (ImportError, AttributeError):
+            owner = None
+        if name in getattr(owner, "__dict__", {}):
+            yield owner, name, made[name]
+        elif path in _NEEDED:
+            raise MissingRequirementError(
+                f"PEFT {peft.__version__} has no {path}.{name}, which enable_peft replaces; "
+                f"try: pip install 'peft>=0.19'"
+            )
     for name in _STARTS:
         if name in vars(LoraLayer):
             yield LoraLayer, name, starting
-
-
-def _found(module: str, name: str, needed: bool) -> Any:
-    try:
-        owner = importlib.import_module(module)
-        found = vars(owner).get(name)
-        return importlib.import_module(f"{module}.{name}") if found is None else found
-    except ImportError:
-        if needed:
-            raise
-        return None
-
-
-def _demand(peft: Any, owner: Any, name: str) -> None:
-    if name not in vars(owner):
-        raise MissingRequirementError(
-            f"PEFT {peft.__version__} has no {owner.__name__}.{name}, which enable_peft replaces; "
-            f"try: pip install 'peft>=0.19'"
-        )

@@ -136,7 +136,8 @@ def prepare_merge(tuner: Any, original: Callable[[Any], None]) -> None:
         for name, layer in model.named_modules()
         if isinstance(layer, BaseTunerLayer) and _packed(layer.get_base_layer())
     ]
-    shared = sharing(model)
+    hosts = (QuantizedLinear, QuantizedEmbedding)
+    shared = Counter(id(module.weight) for module in model.modules() if isinstance(module, hosts))
     for name, layer in found:
         host = layer.get_base_layer()
         if any(getattr(layer, "lora_bias", {}).values()) and getattr(host, "bias", None) is None:
@@ -148,12 +149,6 @@ def prepare_merge(tuner: Any, original: Callable[[Any], None]) -> None:
     _check_as_float(tuner, original, bool(found))
     for _, layer in found:
         layer.__class__ = _packing(type(layer))
-
-
-def sharing(model: nn.Module) -> Counter[int]:
-    """How many hosts have a packed weight, by its `id`."""
-    hosts = (QuantizedLinear, QuantizedEmbedding)
-    return Counter(id(module.weight) for module in model.modules() if isinstance(module, hosts))
 
 
 def _packed(layer: nn.Module) -> bool:

@@ -26,7 +26,8 @@ def settle(report: LoadReport, model: Any) -> None:
         CheckpointError: the checkpoint lacks what its class needs, or has a bias that counts
             and that the class has no place for.
     """
-    for name, file in report.biases.items():
+    if report.biases:
+        name, file = next(iter(report.biases.items()))
         raise CheckpointError(
             f"{report.source}: {name} in {file} is the bias of a packed layer, not all zeros, "
             f"and a {type(model).__name__} has none there: transformers alone would leave it out"
