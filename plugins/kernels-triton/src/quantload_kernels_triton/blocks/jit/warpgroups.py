@@ -18,6 +18,7 @@ from quantload_kernels_triton.jit.warpgroups.operand import (
     times,
     words_at,
 )
+from quantload_kernels_triton.jit.warpgroups.shares import WORK
 
 # FORM: bits, zero, whether there are offsets, columns of a step (see `form.Form`).
 
@@ -226,12 +227,7 @@ def finish(sums, tensors, start, FORM: gl.constexpr):
         "high_units",
         "pairs",
         "groups",
-        "shares",
-        "across",
-        "whole",
-        "parts",
-        "steps_each",
-        "mark",
+        *WORK,
     ],
 )
 def blocks_rows(

@@ -18,6 +18,7 @@ from quantload_kernels_triton.jit.warpgroups.operand import (
     times,
     words_at,
 )
+from quantload_kernels_triton.jit.warpgroups.shares import WORK
 
 
 @gluon.jit
@@ -230,12 +231,7 @@ def finish(sums, tensors, start, FORM: gl.constexpr):
         "tiles",
         "units",
         "groups",
-        "shares",
-        "across",
-        "whole",
-        "parts",
-        "steps_each",
-        "mark",
+        *WORK,
     ],
 )
 def affine_rows(

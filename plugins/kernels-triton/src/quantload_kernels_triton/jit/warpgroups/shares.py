@@ -5,6 +5,9 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+WORK = ["shares", "across", "whole", "parts", "steps_each", "mark"]
+"""Arguments by which a kernel is told of its shares; it is compiled for none of their values."""
+
 
 @gluon.jit
 def share_of(number, split, steps, SPLIT: gl.constexpr):
