@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,7 +67,7 @@ class Facts:
         found += [f"{start}.{e}.weight" for start in starts for e in range(self.experts)]
         return any(ggml_type(self.tensors[name].dtype).packed for name in found if self.has(name))
 
-    @property
+    @cached_property
     def experts(self) -> int:
         """Number of experts; 0 of a model without.
 
